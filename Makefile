@@ -1,0 +1,54 @@
+# Needs git, make, a Python with venv and pip, and the package index; everything else is fetched.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/installed
+# Handed to pytest, as in: make test ARGS="-k servers"
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help venv test lint types imports migrations-check demo clean
+
+help: ## Show what can be made
+	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
+
+venv: $(STAMP) ## Create .venv with the package and all that its development needs
+
+# The stamp is younger than pyproject.toml exactly when what that file asks for is installed.
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12 ..." if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	@echo "Installing into .venv; this takes a minute or two."
+# pip 25.1 is the first that knows --group.
+	@$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --editable ".[redis,postgres,beat]" --group dev
+	@touch $@
+
+# PostgreSQL also where SQLite has failed: one run tells all.
+test: venv ## Run the whole suite on SQLite, then on PostgreSQL
+	@status=0; \
+	for database in sqlite postgres; do \
+		echo "== The suite on $$database"; \
+		PM_TEST_DB=$$database $(BIN)/python -m pytest $(ARGS) || status=1; \
+	done; \
+	exit $$status
+
+lint: venv ## Check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: venv ## Check the types of the package and of what its users write
+	$(BIN)/mypy
+
+imports: venv ## Check that imports run downwards only
+	$(BIN)/lint-imports
+
+migrations-check: venv ## Check that every model has its migration
+	$(BIN)/python -m django makemigrations --check --dry-run --settings tests.settings pm_celery
+	cd example_project && ../$(BIN)/python manage.py makemigrations --check --dry-run
+
+demo: venv ## Take 200 orders through every outcome, with a real worker and a real Beat
+	@cd example_project && ../$(BIN)/python demo.py
+
+clean: ## Remove .venv and what tools have left behind
+	rm -rf .venv build dist .coverage htmlcov .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache docs/_build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,100 @@
+"""The servers as fixtures, and which tests run on which database."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TypeVar
+
+import pytest
+
+from tests.before_django import missing_key, postgres_key, servers_are_required
+from tests.driving import Time
+from tests.servers import PostgresServer, RedisServer, Server, ServerMissing
+
+S = TypeVar("S", bound=Server)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind() -> Iterator[None]:
+    """What a test declares, and what it lets handlers do wrong, ends with it."""
+    from pm_celery.registry import isolated_registries
+    from tests.orders import Plan
+
+    with isolated_registries():
+        yield
+    Plan.raise_in = {}
+    Plan.ran = []
+
+
+@pytest.fixture
+def time() -> Iterator[Time]:
+    """Virtual time."""
+    with Time() as virtual:
+        yield virtual
+
+
+SERVERS: dict[str, type[Server]] = {
+    "redis_url": RedisServer,
+    "postgres_server": PostgresServer,
+}
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """The address of a Redis of our own, as a broker URL."""
+    with started(RedisServer()) as server:
+        yield server.url
+
+
+@pytest.fixture(scope="session")
+def postgres_server(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
+    """A PostgreSQL of our own, for databases besides the test database."""
+    if postgres_key in request.config.stash:
+        yield request.config.stash[postgres_key]
+        return
+    with started(PostgresServer()) as server:
+        yield server
+
+
+@contextmanager
+def started(server: S) -> Iterator[S]:
+    reason = ""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(server)
+        except ServerMissing as missing:
+            reason = str(missing)
+        # Outside the except, or pytest prints the chain of both exceptions.
+        if reason and servers_are_required():
+            pytest.fail(f"{reason} With CI set, this is an error.", pytrace=False)
+        if reason:
+            pytest.skip(reason)
+        yield server
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if missing_key in config.stash:
+        for item in items:
+            item.add_marker(pytest.mark.skip(reason=config.stash[missing_key]))
+    # Deselected rather than skipped: they run in the suite's other half.
+    elsewhere = "sqlite" if os.environ.get("PM_TEST_DB") == "postgres" else "postgresql"
+    dropped = [item for item in items if item.get_closest_marker(elsewhere)]
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+        items[:] = [item for item in items if item not in dropped]
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Installs what the selected tests lack, here, where no test's timeout is running."""
+    if session.config.option.collectonly:
+        return
+    needed = {name for item in session.items for name in getattr(item, "fixturenames", ())}
+    capture = session.config.pluginmanager.getplugin("capturemanager")
+    for fixture in needed & SERVERS.keys():
+        try:
+            with capture.global_and_fixture_disabled():
+                SERVERS[fixture].provide(install=True)
+        except ServerMissing:
+            continue  # the fixture tells, test by test

@@ -1,0 +1,410 @@
+"""Throw-away servers on free loopback ports, for the tests, benchmarks and whoever else needs one.
+
+::
+
+    with RedisServer() as redis, PostgresServer() as postgres:
+        print(redis.url, postgres.url("postgres"))
+
+Each has its own temporary folder and its own port, and both are gone afterwards, also when the
+process that started the server is killed. Servers that run on the machine already are never used
+and never stopped.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import ClassVar, Self
+from urllib.parse import quote
+
+HOST = "127.0.0.1"
+START_SECONDS = 60.0
+PORT_ATTEMPTS = 5
+
+# Where packages put PostgreSQL's programs, which are rarely in PATH.
+POSTGRES_FOLDERS = (
+    "/usr/lib/postgresql/*/bin",
+    "/usr/pgsql-*/bin",
+    "/opt/homebrew/opt/postgresql@*/bin",
+    "/usr/local/opt/postgresql@*/bin",
+)
+
+# Debian asks this script before a package starts its service; 101 means "do not".
+POLICY = Path("/usr/sbin/policy-rc.d")
+
+# Waits for its standard input to close, which happens when the process that holds the other end
+# ends in whatever way, then takes down the server and its folder.
+GUARD = """
+read -r _
+kill -INT "$1" 2>/dev/null
+for _ in 1 2 3 4 5 6 7 8 9 10; do kill -0 "$1" 2>/dev/null || break; sleep 0.5; done
+rm -rf "$2"
+"""
+
+
+class ServerMissing(Exception):
+    """The server's programs are not on this machine; the message says how to get them."""
+
+
+class ServerFailed(Exception):
+    """The server is installed but did not start; the message ends with its log."""
+
+
+class PortTaken(ServerFailed):
+    """Somebody took the free port before the server could."""
+
+
+class Server(ABC):
+    """A server process with a port and a folder of its own, between `start` and `stop`."""
+
+    title: ClassVar[str]
+    package: ClassVar[str]
+
+    port: int
+    directory: Path
+
+    def __init__(self, *, install: bool = False) -> None:
+        """Starts nothing yet; with `install`, a missing server is installed where that may be."""
+        self.install = install
+        self._process: subprocess.Popen[bytes] | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @classmethod
+    def provide(cls, *, install: bool = False) -> Path:
+        """The folder of the server's programs, installed now if need be, or `ServerMissing`."""
+        folder = cls.find()
+        problem = ""
+        if folder is None and install and may_install():
+            problem = install_package(cls.package)
+            folder = cls.find()
+        if folder is None:
+            raise ServerMissing(
+                f"{cls.title} is not installed. Get it with `apt-get install {cls.package}` or "
+                f"your system's equivalent; as root, where there is apt-get, the tests do.{problem}"
+            )
+        return folder
+
+    def start(self) -> Self:
+        """Starts the server and returns when it answers."""
+        programs = self.provide(install=self.install)
+        # Not in TMPDIR: a socket's path must be short, and root's own folders are closed to others.
+        self.directory = Path(tempfile.mkdtemp(prefix="pm-celery-", dir="/tmp"))
+        try:
+            self._prepare(programs)
+            for attempt in range(1, PORT_ATTEMPTS + 1):
+                try:
+                    self._launch(programs)
+                    break
+                except PortTaken:
+                    if attempt == PORT_ATTEMPTS:
+                        raise
+        except BaseException:  # Ctrl-C too must leave nothing behind
+            self.stop()
+            raise
+        return self
+
+    def stop(self) -> None:
+        """Ends the server and deletes its folder; does nothing when that is already done."""
+        self._end()
+        if hasattr(self, "directory"):
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+    @property
+    def log(self) -> str:
+        """What the server has written so far."""
+        path = self.directory / "log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    @classmethod
+    @abstractmethod
+    def find(cls) -> Path | None:
+        """The folder of the server's programs, or None."""
+
+    @abstractmethod
+    def _command(self, programs: Path) -> list[str]:
+        """The command that runs the server in the foreground on `self.port`."""
+
+    @abstractmethod
+    def _answers(self, pid: int) -> bool:
+        """Whether the server with this process id, and no other, is ready for clients."""
+
+    def _prepare(self, programs: Path) -> None:  # noqa: B027  most servers need nothing
+        """Puts into the folder what has to be there before the first start."""
+
+    def _account(self) -> pwd.struct_passwd | None:
+        """The account to run as, where it is not the present one."""
+        return None
+
+    def _popen(self, command: list[str]) -> subprocess.Popen[bytes]:
+        account = self._account()
+        with open(self.directory / "log", "ab") as log:
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self.directory,
+                # In English, because _launch reads the log.
+                env={**os.environ, "LC_ALL": "C"},
+                # Out of the reach of Ctrl-C, which is for us: we need the server a bit longer.
+                start_new_session=True,
+                user=account and account.pw_uid,
+                group=account and account.pw_gid,
+                extra_groups=account and [],
+            )
+
+    def _launch(self, programs: Path) -> None:
+        self.port = free_port()
+        self._process = self._popen(self._command(programs))
+        self._guard = subprocess.Popen(
+            ["/bin/sh", "-c", GUARD, "guard", str(self._process.pid), str(self.directory)],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + START_SECONDS
+        while not self._answers(self._process.pid):
+            if self._process.poll() is not None:
+                self._end()
+                taken = "address already in use" in self.log.lower()
+                raise self._failure("ended at once", PortTaken if taken else ServerFailed)
+            if time.monotonic() > deadline:
+                raise self._failure(f"did not answer within {START_SECONDS:.0f} s")
+            time.sleep(0.05)
+
+    def _end(self) -> None:
+        if self._guard is not None:
+            # Before the server, whose process id may belong to somebody else afterwards.
+            self._guard.kill()
+            self._guard.communicate()
+            self._guard = None
+        if self._process is not None:
+            for number, seconds in ((signal.SIGINT, 20), (signal.SIGQUIT, 5), (signal.SIGKILL, 5)):
+                self._process.send_signal(number)
+                try:
+                    self._process.wait(seconds)
+                    break
+                except subprocess.TimeoutExpired:
+                    continue
+            self._process = None
+
+    def _failure(self, what: str, kind: type[ServerFailed] = ServerFailed) -> ServerFailed:
+        return kind(f"{self.title} {what}. The end of its log:\n{tail(self.log)}")
+
+
+class RedisServer(Server):
+    """A Redis that keeps everything in memory."""
+
+    title = "Redis"
+    package = "redis-server"
+
+    @property
+    def url(self) -> str:
+        """The address of its first database, as Celery wants it."""
+        return f"redis://{HOST}:{self.port}/0"
+
+    @classmethod
+    def find(cls) -> Path | None:
+        program = shutil.which("redis-server")
+        return Path(program).parent if program else None
+
+    def _command(self, programs: Path) -> list[str]:
+        return [
+            str(programs / "redis-server"),
+            *("--port", str(self.port)),
+            *("--bind", HOST),
+            *("--save", ""),
+            *("--appendonly", "no"),
+            *("--dir", str(self.directory)),
+            *("--daemonize", "no"),
+        ]
+
+    def _answers(self, pid: int) -> bool:
+        try:
+            with socket.create_connection((HOST, self.port), timeout=1) as connection:
+                connection.sendall(b"INFO server\r\nQUIT\r\n")
+                answer = b"".join(iter(lambda: connection.recv(4096), b""))
+        except OSError:
+            return False
+        return f"process_id:{pid}\r\n".encode() in answer
+
+
+class PostgresServer(Server):
+    """A PostgreSQL cluster that trusts everybody on this machine.
+
+    PostgreSQL refuses to run as root; for root it runs as `postgres` or `nobody`.
+    """
+
+    title = "PostgreSQL"
+    package = "postgresql"
+
+    host = HOST
+    user = "postgres"
+
+    def url(self, database: str) -> str:
+        """The address of one of its databases, as libpq wants it."""
+        return f"postgresql://{self.user}@{self.host}:{self.port}/{quote(database)}"
+
+    def create_database(self, name: str) -> str:
+        """Creates an empty database and returns its address."""
+        # Here, so that whoever only needs a Redis needs no driver.
+        import psycopg
+        from psycopg import sql
+
+        with closing(psycopg.connect(self.url("postgres"), autocommit=True)) as connection:
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        return self.url(name)
+
+    @classmethod
+    def find(cls) -> Path | None:
+        in_path = shutil.which("initdb")
+        folders = [Path(in_path).resolve().parent] if in_path else []
+        for pattern in POSTGRES_FOLDERS:
+            folders += sorted(Path("/").glob(pattern.lstrip("/")), key=_major_version, reverse=True)
+        complete = (f for f in folders if (f / "initdb").exists() and (f / "postgres").exists())
+        return next(complete, None)
+
+    def _account(self) -> pwd.struct_passwd | None:
+        if os.geteuid() != 0:
+            return None
+        for name in ("postgres", "nobody"):
+            try:
+                return pwd.getpwnam(name)
+            except KeyError:
+                continue
+        raise ServerFailed(
+            "PostgreSQL refuses to run as root, and there is neither an account `postgres` nor "
+            "`nobody`. Run this as another user."
+        )
+
+    def _prepare(self, programs: Path) -> None:
+        account = self._account()
+        if account is not None:
+            os.chown(self.directory, account.pw_uid, account.pw_gid)
+        initdb = self._popen(
+            [
+                str(programs / "initdb"),
+                f"--pgdata={self._data}",
+                f"--username={self.user}",
+                "--auth=trust",
+                "--encoding=UTF8",
+                "--no-locale",
+                "--no-sync",  # of the new files only; the server itself syncs as in production
+            ]
+        )
+        try:
+            failed = initdb.wait(START_SECONDS)
+        except BaseException:
+            initdb.kill()
+            initdb.wait()
+            raise
+        if failed:
+            raise self._failure("could not create its data folder")
+
+    def _command(self, programs: Path) -> list[str]:
+        return [
+            str(programs / "postgres"),
+            *("-D", str(self._data)),
+            *("-h", self.host),
+            *("-p", str(self.port)),
+            *("-k", str(self.directory)),
+        ]
+
+    def _answers(self, pid: int) -> bool:
+        # What pg_ctl looks at: the first line is the process id, the eighth its state.
+        try:
+            lines = (self._data / "postmaster.pid").read_text().splitlines()
+        except OSError:
+            return False
+        return len(lines) >= 8 and lines[0] == str(pid) and lines[7].strip() == "ready"
+
+    @property
+    def _data(self) -> Path:
+        return self.directory / "data"
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def may_install() -> bool:
+    """Whether a distribution's package can be installed without asking anybody."""
+    return os.geteuid() == 0 and shutil.which("apt-get") is not None
+
+
+@functools.cache
+def install_package(package: str) -> str:
+    """Installs a Debian package without starting its service; returns what went wrong, or "".
+
+    Once per process: a second try would take as long and fail as well.
+    """
+    sys.stderr.write(f"Installing {package} with apt-get, because it is missing ...\n")
+    sys.stderr.flush()
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
+    apt_get = ["apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=120"]
+    with services_not_started():
+        # An update that fails is no reason not to try: the lists may be good enough.
+        for command in (["update"], ["install", "--no-install-recommends", package]):
+            done = subprocess.run(
+                [*apt_get, *command],
+                check=False,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+    if done.returncode == 0:
+        return ""
+    return f" Installing it failed:\n{tail(done.stdout)}"
+
+
+@contextmanager
+def services_not_started() -> Iterator[None]:
+    """Keeps packages that are installed meanwhile from starting their services."""
+    if POLICY.exists():  # this machine's owner has decided already, as most container images do
+        yield
+        return
+    POLICY.write_text("#!/bin/sh\nexit 101\n")
+    POLICY.chmod(0o755)
+    try:
+        yield
+    finally:
+        POLICY.unlink(missing_ok=True)
+
+
+def tail(text: str, lines: int = 20) -> str:
+    """The last lines of a long text."""
+    return "\n".join(text.splitlines()[-lines:])
+
+
+def _major_version(folder: Path) -> int:
+    digits = "".join(filter(str.isdigit, folder.parent.name))
+    return int(digits or 0)

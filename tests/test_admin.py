@@ -1,0 +1,931 @@
+"""The admin: what may be seen there, by whom, and what may be done."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from html import unescape
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from django.contrib import admin
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.contrib.admin.models import LogEntry
+from django.contrib.admin.utils import quote
+from django.contrib.auth.models import Permission, User
+from django.contrib.messages import get_messages
+from django.db import connection
+from django.db.models import Model
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.urls import path, reverse
+from django.utils.html import escape
+from django.utils.timezone import now
+
+from pm_celery import ProcessManager, dead_letters, registry
+from pm_celery.admin import InstanceAdmin, actions, instances, read_only
+from pm_celery.keys import partition_of
+from pm_celery.models import (
+    Batch,
+    DeadLetter,
+    Heartbeat,
+    InboxMessage,
+    Instance,
+    OutboxCommand,
+    Timer,
+    Transition,
+    Wakeup,
+)
+
+pytestmark = pytest.mark.django_db
+
+PROCESS = "shop.OrderFulfillment"
+HTML = '<script>alert("pm_celery")</script>'
+TABLES = (
+    Batch,
+    DeadLetter,
+    Heartbeat,
+    InboxMessage,
+    Instance,
+    OutboxCommand,
+    Timer,
+    Transition,
+    Wakeup,
+)
+
+# A project's own admin site, with a single table of ours.
+own_site = admin.AdminSite(name="operations")
+own_site.register(Instance, InstanceAdmin)
+urlpatterns = [path("operations/", own_site.urls)]
+
+
+@dataclass(frozen=True)
+class Action:
+    """An action with the permission that it needs, and whether it asks first."""
+
+    model: type[Model]
+    name: str
+    permission: str
+    asks: bool
+
+
+ACTIONS = (
+    Action(DeadLetter, "retry", "retry_deadletter", False),
+    Action(DeadLetter, "discard_and_resume", "discard_deadletter", True),
+    Action(DeadLetter, "discard_for_good", "discard_deadletter", True),
+    Action(Instance, "cancel", "cancel_instance", True),
+    Action(Instance, "fire_timeout", "fire_timeout_instance", False),
+    Action(Timer, "cancel", "cancel_timer", True),
+)
+
+every_table = pytest.mark.parametrize("model", TABLES, ids=lambda model: model.__name__)
+every_action = pytest.mark.parametrize(
+    "action", ACTIONS, ids=lambda action: f"{action.model.__name__}-{action.name}"
+)
+
+
+# -- rows and people -----------------------------------------------------------------------------
+
+
+def make_instance(key: str = "order-1", *, status: str = "started", **values: Any) -> Instance:
+    return Instance.objects.create(
+        **{
+            "process": PROCESS,
+            "key": key,
+            "partition": partition_of(PROCESS, key),
+            "status": status,
+            "state": json.dumps({"note": HTML}),
+            "number": 1,
+            "correlation_id": "conversation-1",
+            "started_at": now(),
+            "changed_at": now(),
+            "timeout_at": now() + timedelta(days=7),
+        }
+        | values
+    )
+
+
+def make_transition(instance: Instance, number: int = 1, **values: Any) -> Transition:
+    return Transition.objects.create(
+        **{
+            "instance": instance,
+            "number": number,
+            "kind": "event",
+            "name": "shop.OrderPlaced",
+            "message_id": f"event-{number}",
+            "inbox_id": 17,
+            "handler": "placed",
+            "state": instance.state,
+            "status": "started",
+            "commands": json.dumps([[str(uuid4()), "shop.ReserveStock"]]),
+            "correlation_id": "conversation-1",
+            "attempt": 1,
+            "recorded_at": now(),
+        }
+        | values
+    )
+
+
+def make_message(instance: Instance, **values: Any) -> InboxMessage:
+    return InboxMessage.objects.create(
+        **{
+            "message_id": str(uuid4()),
+            "kind": "event",
+            "name": "shop.OrderPlaced",
+            "payload": json.dumps({"note": HTML}),
+            "process": instance.process,
+            "key": instance.key,
+            "partition": instance.partition,
+            "status": "dead",
+            "due_at": now(),
+            "attempts": 4,
+            "correlation_id": "conversation-1",
+            "occurred_at": now(),
+            "published_at": now(),
+            "handled_at": now(),
+        }
+        | values
+    )
+
+
+def make_command(instance: Instance, **values: Any) -> OutboxCommand:
+    return OutboxCommand.objects.create(
+        **{
+            "command_id": uuid4(),
+            "kind": "command",
+            "name": "shop.ReserveStock",
+            "payload": json.dumps({"note": HTML}),
+            "process": instance.process,
+            "key": instance.key,
+            "instance": instance,
+            "status": "dispatched",
+            "due_at": now(),
+            "correlation_id": "conversation-1",
+            "issued_at": now(),
+        }
+        | values
+    )
+
+
+def make_timer(instance: Instance, **values: Any) -> Timer:
+    return Timer.objects.create(
+        **{
+            "instance": instance,
+            "name": "payment_reminder",
+            "due_at": now() + timedelta(days=1),
+            "payload": json.dumps({"note": HTML}),
+            "correlation_id": "conversation-1",
+        }
+        | values
+    )
+
+
+def make_letter(key: str = "order-1", **values: Any) -> DeadLetter:
+    """An open letter, with the failed instance and the dead message that belong to it."""
+    instance = make_instance(key, status="failed")
+    message = make_message(instance)
+    return DeadLetter.objects.create(
+        **{
+            "message": message,
+            "instance": instance,
+            "place": "handler",
+            "process": instance.process,
+            "key": instance.key,
+            "name": message.name,
+            "message_ref": message.message_id,
+            "handler": "placed",
+            "payload": message.payload,
+            "exception": "ValueError",
+            "error": HTML,
+            "traceback": f"Traceback (most recent call last):\n  {HTML}",
+            "attempts": 4,
+            "died_at": now(),
+        }
+        | values
+    )
+
+
+def settle(letter: DeadLetter) -> None:
+    """Somebody else was faster."""
+    DeadLetter.objects.filter(pk=letter.pk).update(status="discarded", settled_at=now())
+
+
+@pytest.fixture
+def rows() -> dict[type[Model], Model]:
+    """One row of each table, with HTML wherever text from outside is stored."""
+    letter = make_letter(f"dead {HTML}")
+    instance = make_instance(f"order {HTML}")
+    return {
+        Batch: Batch.objects.create(partition=1, message_ids=json.dumps([HTML]), began_at=now()),
+        DeadLetter: letter,
+        Heartbeat: Heartbeat.objects.create(name=f"tick {HTML}", beat_at=now()),
+        InboxMessage: make_message(instance),
+        Instance: instance,
+        OutboxCommand: make_command(instance),
+        Timer: make_timer(instance),
+        Transition: make_transition(instance),
+        Wakeup: Wakeup.objects.create(partition=1, woken_at=now()),
+    }
+
+
+@pytest.fixture
+def superuser(admin_client: Client) -> Client:
+    return admin_client
+
+
+def staff(*permissions: str) -> Client:
+    """A browser in which a member of the staff with these permissions is logged in."""
+    user = User.objects.create_user("olga", is_staff=True)
+    found = Permission.objects.filter(codename__in=permissions, content_type__app_label="pm_celery")
+    assert len(found) == len(permissions)
+    user.user_permissions.set(found)
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+def viewing(*models: type[Model]) -> list[str]:
+    return [f"view_{model._meta.model_name}" for model in models]
+
+
+# -- pages and deeds -----------------------------------------------------------------------------
+
+
+def list_url(model: type[Model]) -> str:
+    return reverse(f"admin:pm_celery_{model._meta.model_name}_changelist")
+
+
+def page_url(row: Model, view: str = "change") -> str:
+    return reverse(f"admin:pm_celery_{row._meta.model_name}_{view}", args=[quote(row.pk)])
+
+
+def act(client: Client, name: str, *rows: Model, query: str = "", **data: str) -> Any:
+    """What a browser posts when an action is chosen for these rows and, where asked, confirmed."""
+    return client.post(
+        list_url(type(rows[0])) + query,
+        {
+            "action": name,
+            ACTION_CHECKBOX_NAME: [row.pk for row in rows],
+            "confirmed": "yes",
+            **data,
+        },
+    )
+
+
+def told(response: Any) -> list[tuple[str, str]]:
+    return [(message.level_tag, str(message)) for message in get_messages(response.wsgi_request)]
+
+
+def row_for(action: Action) -> Model:
+    if action.model is DeadLetter:
+        return make_letter()
+    if action.model is Instance:
+        return make_instance()
+    return make_timer(make_instance())
+
+
+def everything() -> list[dict[str, Any]]:
+    """All that an action could have changed."""
+    tables: tuple[type[Model], ...] = (*TABLES, LogEntry)
+    return [row for table in tables for row in table._default_manager.order_by("pk").values()]
+
+
+# -- looking -------------------------------------------------------------------------------------
+
+
+@every_table
+def test_every_list_opens_and_escapes(
+    model: type[Model], rows: dict[type[Model], Model], superuser: Client
+) -> None:
+    response = superuser.get(list_url(model))
+
+    assert response.status_code == 200
+    assert page_url(rows[model]) in response.text
+    assert HTML not in response.text
+
+
+@every_table
+def test_every_row_opens_and_escapes(
+    model: type[Model], rows: dict[type[Model], Model], superuser: Client
+) -> None:
+    response = superuser.get(page_url(rows[model]))
+
+    assert response.status_code == 200
+    assert HTML not in response.text
+    if model is not Wakeup:  # it holds numbers and moments only
+        assert escape(HTML) in response.text or escape(json.dumps(HTML)) in response.text
+
+
+def test_json_is_indented_and_other_text_is_left_alone(superuser: Client) -> None:
+    letter = make_letter(payload='{"total": "12.50", "name": "Žofie"}', error='{"total": ')
+
+    text = unescape(superuser.get(page_url(letter)).text)
+
+    assert '<pre>{\n  "total": "12.50",\n  "name": "Žofie"\n}</pre>' in text
+    assert '<pre>{"total": </pre>' in text
+
+
+@pytest.mark.parametrize(
+    "stored", ["[" * 100_000, "9" * 5_000], ids=["nested too deep", "a number too long"]
+)
+def test_json_that_cannot_be_read_is_shown_as_it_is(stored: str, superuser: Client) -> None:
+    letter = make_letter(payload=stored)
+
+    assert f"<pre>{stored}</pre>" in superuser.get(page_url(letter)).text
+
+
+def test_a_letter_whose_message_was_pruned_still_opens(superuser: Client) -> None:
+    letter = make_letter()
+    Instance.objects.all().delete()
+    InboxMessage.objects.all().delete()
+
+    response = superuser.get(page_url(letter))
+
+    assert f"{letter.message_id} (no longer there)" in response.text
+
+
+def test_an_inbox_message_links_to_its_instance(superuser: Client) -> None:
+    instance = make_instance()
+
+    response = superuser.get(page_url(make_message(instance)))
+
+    assert f'<a href="{page_url(instance)}">{PROCESS} order-1</a>' in response.text
+
+
+def test_a_correlation_id_leads_to_its_conversation(superuser: Client) -> None:
+    message = make_message(make_instance())
+    url = f"{list_url(InboxMessage)}?correlation_id__exact=conversation-1"
+    assert f'href="{url}"' in superuser.get(page_url(message)).text
+
+    response = superuser.get(url)
+
+    assert [row.pk for row in response.context["cl"].result_list] == [message.pk]
+
+
+# -- the page of one instance --------------------------------------------------------------------
+
+
+def sections(response: Any) -> dict[str, list[list[object]]]:
+    return {str(section.title): section.rows for section in response.context["sections"]}
+
+
+def test_an_instance_shows_all_that_belongs_to_it(superuser: Client) -> None:
+    letter = make_letter()
+    instance = letter.instance
+    transition, timer, command = (
+        make_transition(instance),
+        make_timer(instance),
+        make_command(instance),
+    )
+    other = make_instance("order-2")
+    make_transition(other)
+    make_timer(other)
+    make_command(other)
+
+    response = superuser.get(page_url(instance))
+
+    assert {title: len(found) for title, found in sections(response).items()} == {
+        "transitions": 1,
+        "open dead letters": 1,
+        "timers": 1,
+        "commands": 1,
+    }
+    for row in (transition, timer, command, letter):
+        assert f'href="{page_url(row)}"' in response.text
+    assert "<td>shop.ReserveStock</td>" in response.text
+
+
+def test_an_instance_shows_no_settled_letter(superuser: Client) -> None:
+    letter = make_letter()
+    settle(letter)
+
+    response = superuser.get(page_url(letter.instance))
+
+    assert sections(response)["open dead letters"] == []
+
+
+def test_an_instance_shows_its_last_transitions_oldest_first(
+    superuser: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(instances, "MOST_SHOWN", 3)
+    instance = make_instance(number=5)
+    for number in (2, 1, 3, 5, 4):
+        make_transition(instance, number, handler=f"handler-{number}")
+
+    response = superuser.get(page_url(instance))
+
+    shown = [row[3] for row in sections(response)["transitions"]]
+    assert shown == ["handler-3", "handler-4", "handler-5"]
+    assert "Only the last 3 are shown." in response.text
+
+
+def test_a_longer_history_costs_no_further_query(superuser: Client) -> None:
+    instance = make_instance()
+    make_transition(instance)
+    superuser.get(page_url(instance))
+    with CaptureQueriesContext(connection) as few:
+        superuser.get(page_url(instance))
+    for number in range(2, 40):
+        make_transition(instance, number)
+
+    with CaptureQueriesContext(connection) as many:
+        superuser.get(page_url(instance))
+
+    assert len(many) == len(few)
+    transitions = [query["sql"] for query in many if "pm_celery_transition" in query["sql"]]
+    assert len(transitions) == 1
+    assert '"state"' not in transitions[0]
+    assert f"LIMIT {instances.MOST_SHOWN + 1}" in transitions[0]
+
+
+def test_the_list_of_an_instances_transitions_has_the_last_first(superuser: Client) -> None:
+    instance = make_instance()
+    for number in (3, 1, 2):
+        make_transition(instance, number)
+    make_transition(make_instance("order-2"), 9)
+    url = f"{list_url(Transition)}?instance__id__exact={instance.pk}"
+    assert f'href="{url}"' in superuser.get(page_url(instance)).text
+
+    response = superuser.get(url)
+
+    assert [row.number for row in response.context["cl"].result_list] == [3, 2, 1]
+
+
+def test_an_instance_shows_only_tables_that_one_may_see() -> None:
+    letter = make_letter()
+    make_transition(letter.instance)
+    client = staff(*viewing(Instance, Transition))
+
+    response = client.get(page_url(letter.instance))
+
+    assert list(sections(response)) == ["transitions"]
+
+
+@pytest.mark.urls("tests.test_admin")
+def test_an_own_admin_site_may_have_some_of_the_tables_only(superuser: Client) -> None:
+    letter = make_letter()
+
+    page = superuser.get(f"/operations/pm_celery/instance/{letter.instance_id}/change/")
+    asked = superuser.post(
+        "/operations/pm_celery/instance/",
+        {"action": "cancel", ACTION_CHECKBOX_NAME: letter.instance_id},
+    )
+
+    assert page.status_code == 200
+    assert sections(page) == {}
+    assert f'href="/operations/pm_celery/instance/{letter.instance_id}/change/"' in asked.text
+
+
+# -- lists of millions ---------------------------------------------------------------------------
+
+
+def test_rows_are_counted_up_to_a_limit(superuser: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(read_only, "MOST_COUNTED", 2)
+    for number in range(3):
+        make_instance(f"order-{number}")
+
+    response = superuser.get(list_url(Instance))
+
+    assert response.context["cl"].result_count == 2
+
+
+@every_table
+def test_a_list_reads_neither_long_texts_nor_distinct_values(
+    model: type[Model], rows: dict[type[Model], Model], superuser: Client
+) -> None:
+    with CaptureQueriesContext(connection) as queries:
+        superuser.get(list_url(model))
+
+    table = f'FROM "{model._meta.db_table}"'
+    statements = [query["sql"] for query in queries if table in query["sql"]]
+    assert len(statements) == 2  # the rows and their count, however many rows there are
+    for statement in statements:
+        assert "DISTINCT" not in statement
+        for column in ("payload", "state", "traceback", "message_ids", "options", "commands"):
+            assert f'"{column}"' not in statement
+    (count,) = [statement for statement in statements if "COUNT" in statement]
+    assert f"LIMIT {read_only.MOST_COUNTED}" in count
+    assert "ORDER BY" not in count
+
+
+@pytest.fixture
+def declared() -> Iterator[None]:
+    with registry.isolated_registries():
+
+        class OrderFulfillment(ProcessManager):
+            class Meta:
+                name = PROCESS
+
+        class Refund(ProcessManager):
+            class Meta:
+                name = "shop.Refund"
+
+        yield
+
+
+@pytest.mark.usefixtures("declared")
+@pytest.mark.parametrize(
+    "model", [DeadLetter, InboxMessage, Instance, OutboxCommand, Timer, Transition]
+)
+def test_lists_are_filtered_by_declared_processes(
+    model: type[Model], rows: dict[type[Model], Model], superuser: Client
+) -> None:
+    response = superuser.get(list_url(model))
+    assert "?process=shop.Refund" in response.text
+
+    own, other = (
+        superuser.get(list_url(model), {"process": name}) for name in (PROCESS, "shop.Refund")
+    )
+
+    assert rows[model] in own.context["cl"].result_list
+    assert list(other.context["cl"].result_list) == []
+
+
+@pytest.mark.usefixtures("declared")
+def test_search_finds_whole_keys_and_ids_only(superuser: Client) -> None:
+    instance = make_instance("order 17")
+    command = make_command(instance)
+    letter = make_letter("order 18")
+
+    def found(model: type[Model], term: str) -> list[int]:
+        response = superuser.get(list_url(model), {"q": term})
+        assert response.status_code == 200
+        return [row.pk for row in response.context["cl"].result_list]
+
+    assert found(Instance, " order 17 ") == [instance.pk]
+    assert found(Instance, "order") == []
+    assert found(Instance, "ORDER 17") == []
+    assert found(Instance, "conversation-1") == [letter.instance_id, instance.pk]
+    assert found(OutboxCommand, str(command.command_id)) == [command.pk]
+    assert found(OutboxCommand, "no-uuid") == []
+    assert found(OutboxCommand, "order 17") == [command.pk]
+    assert found(InboxMessage, letter.message_ref) == [letter.message_id]
+    assert found(DeadLetter, letter.message_ref) == [letter.pk]
+    assert found(Timer, "order 17") == []
+
+
+def test_search_finds_instances_of_processes_that_are_declared_no_more(superuser: Client) -> None:
+    instance = make_instance("order-17")
+
+    response = superuser.get(list_url(Instance), {"q": "order-17"})
+
+    assert [row.pk for row in response.context["cl"].result_list] == [instance.pk]
+
+
+# -- nothing is edited ---------------------------------------------------------------------------
+
+
+@every_table
+def test_not_even_a_superuser_adds_changes_or_deletes(
+    model: type[Model], rows: dict[type[Model], Model], superuser: Client
+) -> None:
+    before = everything()
+    row = rows[model]
+    add = reverse(f"admin:pm_celery_{model._meta.model_name}_add")
+    values = {"name": "changed", "key": "changed", "status": "completed", "post": "yes"}
+
+    answers = [
+        superuser.get(add),
+        superuser.post(add, values),
+        superuser.post(page_url(row), values),
+        superuser.post(page_url(row), {**values, "_saveasnew": "1"}),
+        superuser.get(page_url(row, "delete")),
+        superuser.post(page_url(row, "delete"), values),
+    ]
+
+    assert [answer.status_code for answer in answers] == [403] * 6
+    act(superuser, "delete_selected", row, post="yes")
+    assert everything() == before
+
+
+@every_table
+def test_who_may_see_nothing_sees_nothing(
+    model: type[Model], rows: dict[type[Model], Model]
+) -> None:
+    client = staff()
+
+    assert client.get(list_url(model)).status_code == 403
+    assert client.get(page_url(rows[model])).status_code == 403
+
+
+# -- acting --------------------------------------------------------------------------------------
+
+
+@every_action
+def test_anonymous_is_sent_to_the_login(action: Action, client: Client) -> None:
+    row = row_for(action)
+    before = everything()
+
+    response = act(client, action.name, row)
+
+    assert response.status_code == 302
+    assert response.url.startswith("/admin/login/")
+    assert everything() == before
+
+
+@every_action
+def test_who_may_only_look_is_not_offered_an_action(action: Action) -> None:
+    row = row_for(action)
+    client = staff(*viewing(action.model))
+
+    listed, shown = client.get(list_url(action.model)), client.get(page_url(row))
+
+    assert listed.status_code == shown.status_code == 200
+    assert f'value="{action.name}"' not in listed.text + shown.text
+
+
+@every_action
+def test_who_may_only_look_cannot_forge_an_action(action: Action) -> None:
+    row = row_for(action)
+    client = staff(*viewing(action.model))
+    before = everything()
+
+    act(client, action.name, row)
+    act(client, action.name, row, index="0")
+    act(client, action.name, row, select_across="1")
+    client.post(page_url(row), {"action": action.name, ACTION_CHECKBOX_NAME: row.pk})
+
+    assert everything() == before
+
+
+@every_action
+def test_another_permission_does_not_allow_an_action(action: Action) -> None:
+    row = row_for(action)
+    others = {other.permission for other in ACTIONS} - {action.permission}
+    client = staff(*viewing(action.model), *others)
+    before = everything()
+
+    act(client, action.name, row)
+
+    assert f'value="{action.name}"' not in client.get(list_url(action.model)).text
+    assert everything() == before
+
+
+@every_action
+def test_an_action_without_the_right_to_look_is_refused(action: Action) -> None:
+    row = row_for(action)
+    client = staff(action.permission)
+    before = everything()
+
+    assert act(client, action.name, row).status_code == 403
+    assert everything() == before
+
+
+@every_action
+def test_an_operator_acts_and_the_admin_remembers(action: Action) -> None:
+    row = row_for(action)
+    client = staff(*viewing(action.model), action.permission)
+    offer = f'value="{action.name}"'
+    assert offer in client.get(list_url(action.model)).text
+    assert offer in client.get(page_url(row)).text
+
+    response = act(client, action.name, row)
+
+    assert response.status_code == 302
+    ((level, text),) = told(response)
+    assert (level, text[:2]) == ("success", "1 ")
+    entry = LogEntry.objects.get()
+    assert (entry.user.username, entry.object_id) == ("olga", str(row.pk))
+    assert entry.change_message
+
+
+@every_action
+def test_a_get_never_acts(action: Action, superuser: Client) -> None:
+    row = row_for(action)
+    before = everything()
+
+    superuser.get(
+        list_url(action.model),
+        {"action": action.name, ACTION_CHECKBOX_NAME: row.pk, "confirmed": "yes", "index": "0"},
+    )
+
+    assert everything() == before
+
+
+@every_action
+def test_a_post_without_the_token_never_acts(action: Action, admin_user: User) -> None:
+    row = row_for(action)
+    client = Client(enforce_csrf_checks=True)
+    client.force_login(admin_user)
+    before = everything()
+
+    assert act(client, action.name, row).status_code == 403
+    assert everything() == before
+
+
+@pytest.mark.parametrize("action", [action for action in ACTIONS if action.asks])
+def test_what_cannot_be_undone_is_asked_first(action: Action, superuser: Client) -> None:
+    row = row_for(action)
+    before = everything()
+
+    response = act(superuser, action.name, row, confirmed="", index="0")
+
+    assert response.status_code == 200
+    assert everything() == before
+    for part in (
+        'name="csrfmiddlewaretoken"',
+        f'<input type="hidden" name="action" value="{action.name}">',
+        f'<input type="hidden" name="{ACTION_CHECKBOX_NAME}" value="{row.pk}">',
+        '<input type="hidden" name="confirmed" value="yes">',
+        f'href="{page_url(row)}"',
+    ):
+        assert part in response.text
+
+
+def test_the_question_escapes_what_it_lists(superuser: Client) -> None:
+    letter = make_letter(HTML)
+
+    response = act(superuser, "discard_for_good", letter, confirmed="")
+
+    assert escape(HTML) in response.text
+    assert HTML not in response.text
+
+
+def test_the_way_back_from_a_question_keeps_the_lists_filter(superuser: Client) -> None:
+    letter = make_letter()
+
+    response = act(superuser, "discard_for_good", letter, confirmed="", query="?status__exact=open")
+
+    assert f'href="{list_url(DeadLetter)}?status__exact=open"' in response.text
+
+
+# -- what the actions do -------------------------------------------------------------------------
+
+
+def test_a_retried_letter_has_its_message_pending_again(superuser: Client) -> None:
+    letter = make_letter()
+
+    act(superuser, "retry", letter)
+
+    letter.refresh_from_db()
+    assert (letter.status, letter.settled_by) == ("retried", "admin")
+    assert InboxMessage.objects.get().status == "pending"
+
+
+@pytest.mark.parametrize(
+    ("name", "goes_on"), [("discard_and_resume", True), ("discard_for_good", False)]
+)
+def test_a_discarded_letters_instance_resumes_or_stays_failed(
+    name: str, goes_on: bool, superuser: Client
+) -> None:
+    letter = make_letter()
+
+    act(superuser, name, letter)
+
+    letter.refresh_from_db()
+    assert (letter.status, letter.settled_by) == ("discarded", "admin")
+    instance = Instance.objects.get()
+    assert instance.status == ("started" if goes_on else "failed")
+    assert (instance.ended_at is None) is goes_on
+
+
+def test_a_cancelled_instance_has_ended(superuser: Client) -> None:
+    instance = make_instance()
+
+    act(superuser, "cancel", instance)
+
+    instance.refresh_from_db()
+    assert instance.status == "cancelled"
+    assert isinstance(instance.ended_at, datetime)
+
+
+def test_a_timeout_that_is_fired_enters_the_inbox(superuser: Client) -> None:
+    instance = make_instance()
+
+    act(superuser, "fire_timeout", instance)
+
+    message = InboxMessage.objects.get()
+    assert (message.kind, message.process, message.key) == ("timeout", PROCESS, "order-1")
+
+
+def test_a_cancelled_timer_is_gone(superuser: Client) -> None:
+    timer = make_timer(make_instance())
+
+    act(superuser, "cancel", timer)
+
+    assert not Timer.objects.exists()
+
+
+# -- true counts ---------------------------------------------------------------------------------
+
+
+def test_of_three_letters_one_was_settled_already(superuser: Client) -> None:
+    letters = [make_letter(f"order-{number}") for number in range(3)]
+    settle(letters[1])
+
+    response = act(superuser, "retry", *letters)
+
+    (done, text), refused = told(response)
+    assert (done, text) == ("success", "2 retried.")
+    assert refused[0] == "warning"
+    assert refused[1].startswith("1 not retried: ")
+    assert DeadLetter.objects.filter(status="retried").count() == 2
+    assert {entry.object_id for entry in LogEntry.objects.all()} == {
+        str(letters[0].pk),
+        str(letters[2].pk),
+    }
+
+
+def test_a_letter_that_left_the_lists_filter_is_refused_aloud(superuser: Client) -> None:
+    letter = make_letter()
+    settle(letter)
+
+    response = act(superuser, "retry", letter, query="?status__exact=open")
+
+    ((level, text),) = told(response)
+    assert level == "warning"
+    assert text.startswith("1 not retried: ")
+
+
+def test_a_row_that_is_gone_is_refused_aloud(superuser: Client) -> None:
+    kept, gone = (make_letter(f"order-{number}") for number in range(2))
+    DeadLetter.objects.filter(pk=gone.pk).delete()
+
+    response = act(superuser, "retry", kept, gone)
+
+    assert told(response) == [
+        ("success", "1 retried."),
+        ("warning", "1 not retried: no longer there."),
+    ]
+
+
+def test_a_reason_that_many_share_is_told_once(superuser: Client) -> None:
+    timers = [make_timer(make_instance(f"order-{number}")) for number in range(2)]
+    Timer.objects.all().delete()
+
+    response = act(superuser, "cancel", *timers)
+
+    assert told(response) == [("warning", "2 not cancelled: no longer there.")]
+    assert not LogEntry.objects.exists()
+
+
+def test_what_was_done_before_something_broke_is_told(
+    superuser: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = make_letter("order-1"), make_letter("order-2")
+    retry = dead_letters.retry
+
+    def breaks_at_the_second(pk: int, *, by: str = "") -> None:
+        if pk == second.pk:
+            raise ConnectionError
+        retry(pk, by=by)
+
+    monkeypatch.setattr(dead_letters, "retry", breaks_at_the_second)
+    superuser.raise_request_exception = False
+
+    response = act(superuser, "retry", first, second)
+
+    assert response.status_code == 500
+    assert told(response) == [("success", "1 retried.")]
+    assert LogEntry.objects.get().object_id == str(first.pk)
+
+
+def test_all_rows_of_a_filter_may_be_selected(superuser: Client) -> None:
+    letters = [make_letter(f"order-{number}") for number in range(3)]
+    settle(letters[1])
+
+    response = act(superuser, "retry", letters[0], query="?status__exact=open", select_across="1")
+
+    assert told(response) == [("success", "2 retried.")]
+
+
+def test_too_many_at_once_are_refused_as_a_whole(
+    superuser: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(actions, "AT_ONCE", 2)
+    letters = [make_letter(f"order-{number}") for number in range(3)]
+    before = everything()
+
+    ticked = act(superuser, "retry", *letters)
+    all_of_them = act(superuser, "retry", letters[0], select_across="1")
+
+    for response in (ticked, all_of_them):
+        assert told(response)[-1] == ("error", "Nothing was done: select at most 2 at once.")
+    assert everything() == before
+
+
+# -- another database ----------------------------------------------------------------------------
+
+
+@pytest.mark.django_db(databases=["default", "other"])
+def test_the_admin_looks_and_acts_in_the_packages_database(
+    superuser: Client, settings: Any
+) -> None:
+    settings.PM_CELERY = {"DATABASE": "other"}
+    values = {"name": "shop.OrderPlaced", "message_ref": "event-1", "payload": "{}", "attempts": 1}
+    letter = DeadLetter.objects.using("other").create(
+        **values, place="publish", exception="ValueError", error="", died_at=now()
+    )
+
+    listed = superuser.get(list_url(DeadLetter))
+    shown = superuser.get(page_url(letter))
+    act(superuser, "discard_for_good", letter)
+
+    assert page_url(letter) in listed.text
+    assert shown.status_code == 200
+    letter.refresh_from_db(using="other")
+    assert letter.status == "discarded"
+    assert LogEntry.objects.get().object_id == str(letter.pk)

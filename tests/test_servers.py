@@ -1,0 +1,221 @@
+"""The servers that the suite starts for itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis
+from psycopg import sql
+
+from tests import servers
+from tests.servers import PostgresServer, RedisServer, Server, ServerFailed, ServerMissing
+
+BOTH = [RedisServer, PostgresServer]
+
+
+@pytest.fixture
+def no_servers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A machine without servers, run by an ordinary user; returns the only folder in PATH."""
+    servers.install_package.cache_clear()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(servers, "POSTGRES_FOLDERS", ())
+    monkeypatch.setattr(servers, "POLICY", tmp_path / "policy-rc.d")
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    return tmp_path
+
+
+@pytest.fixture
+def apt_get(no_servers: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An apt-get for root that notes how it was called and whether services may start."""
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    program = no_servers / "apt-get"
+    program.write_text(
+        f"""#!/bin/sh
+        echo "$DEBIAN_FRONTEND $*" >> {no_servers}/calls
+        [ -x {no_servers}/policy-rc.d ] && echo "services stay down" >> {no_servers}/calls
+        case "$*" in
+            *redis-server*) : > {no_servers}/redis-server; /bin/chmod +x {no_servers}/redis-server;;
+            *postgresql*) echo "E: Unable to fetch some archives"; exit 100;;
+        esac
+        """
+    )
+    program.chmod(0o755)
+    return program
+
+
+def test_redis_answers(redis_url: str) -> None:
+    """The suite's Redis stores what it is given and gives it back."""
+    with closing(redis.Redis.from_url(redis_url)) as client:
+        client.set("tests.servers", "here")
+
+        assert client.get("tests.servers") == b"here"
+
+        client.delete("tests.servers")
+
+
+def test_postgres_answers(postgres_server: PostgresServer) -> None:
+    """The suite's PostgreSQL makes a database that can be used at once, and syncs to disk."""
+    url = postgres_server.create_database("a database of our own")
+
+    with closing(psycopg.connect(url)) as connection:
+        row = connection.execute("SELECT current_database(), current_setting('fsync')").fetchone()
+
+    assert row == ("a database of our own", "on")
+    with closing(psycopg.connect(postgres_server.url("postgres"), autocommit=True)) as connection:
+        connection.execute(
+            sql.SQL("DROP DATABASE {}").format(sql.Identifier("a database of our own"))
+        )
+
+
+@pytest.mark.usefixtures("redis_url")
+def test_two_redis_servers_run_side_by_side() -> None:
+    """Two Redis servers have two ports, and what one stores the other does not see."""
+    with RedisServer() as one, RedisServer() as two:
+        with (
+            closing(redis.Redis.from_url(one.url)) as first,
+            closing(redis.Redis.from_url(two.url)) as second,
+        ):
+            first.set("key", "value")
+
+            assert second.get("key") is None
+
+        assert one.port != two.port
+
+
+@pytest.mark.usefixtures("postgres_server")
+def test_two_postgres_servers_run_side_by_side() -> None:
+    """Two PostgreSQL servers have two ports, and a database of one is unknown to the other."""
+    with PostgresServer() as one, PostgresServer() as two:
+        one.create_database("mine")
+
+        with pytest.raises(psycopg.OperationalError, match='database "mine" does not exist'):
+            psycopg.connect(two.url("mine"))
+
+        assert one.port != two.port
+
+
+@pytest.mark.usefixtures("postgres_server", "redis_url")
+@pytest.mark.parametrize("server_class", BOTH)
+def test_a_stopped_server_leaves_nothing(server_class: type[Server]) -> None:
+    """After its end a server neither listens nor has files, and a second stop is harmless."""
+    with server_class() as server:
+        assert listens(server.port)
+
+    server.stop()
+
+    assert not listens(server.port)
+    assert not server.directory.exists()
+
+
+@pytest.mark.usefixtures("postgres_server", "redis_url")
+@pytest.mark.parametrize("server_class", BOTH)
+def test_a_killed_run_leaves_nothing(server_class: type[Server]) -> None:
+    """A server ends, and its files go, when the process that started it is killed."""
+    program = f"""
+import time
+from tests.servers import {server_class.__name__}
+server = {server_class.__name__}().start()
+print(server.port, server.directory, flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parent.parent,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as run:
+        assert run.stdout is not None
+        port, directory = run.stdout.readline().split()
+        assert listens(int(port))
+
+        run.send_signal(signal.SIGKILL)
+        run.wait()
+
+    deadline = time.monotonic() + 20
+    while (listens(int(port)) or Path(directory).exists()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not listens(int(port))
+    assert not Path(directory).exists()
+
+
+@pytest.mark.usefixtures("postgres_server", "redis_url")
+@pytest.mark.parametrize("server_class", BOTH)
+def test_a_server_whose_port_was_taken_takes_another(
+    server_class: type[Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else may listen on the port that was free a moment ago."""
+    with RedisServer() as other:
+        ports = iter([other.port, servers.free_port()])
+        monkeypatch.setattr(servers, "free_port", lambda: next(ports))
+
+        with server_class() as server:
+            assert server.port != other.port
+            assert listens(server.port)
+
+
+@pytest.mark.usefixtures("redis_url")
+def test_a_server_that_does_not_start_shows_its_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says what happened, with the end of the server's log, and nothing stays behind."""
+    broken = RedisServer()
+    command = broken._command
+    monkeypatch.setattr(broken, "_command", lambda programs: [*command(programs), "--nonsense"])
+
+    with pytest.raises(ServerFailed, match=r"Redis ended at once(.|\n)*nonsense"):
+        broken.start()
+
+    assert not broken.directory.exists()
+
+
+@pytest.mark.usefixtures("no_servers")
+@pytest.mark.parametrize("server_class", BOTH)
+def test_without_the_program_the_reason_names_how_to_get_it(server_class: type[Server]) -> None:
+    """The one who reads the reason for a skip knows what to type next."""
+    with pytest.raises(ServerMissing, match=f"`apt-get install {server_class.package}`"):
+        server_class(install=True).start()
+
+
+def test_root_gets_the_package_without_its_service(apt_get: Path) -> None:
+    """A missing server is installed for root, and the package's own service is not started."""
+    folder = RedisServer.provide(install=True)
+
+    assert folder == apt_get.parent
+    calls = (apt_get.parent / "calls").read_text()
+    assert "noninteractive -q -y -o DPkg::Lock::Timeout=120 install" in calls
+    assert calls.endswith("redis-server\nservices stay down\n")
+    assert not servers.POLICY.exists()
+
+
+def test_a_policy_of_the_machine_is_kept(apt_get: Path) -> None:
+    """A machine that has a say in which services start keeps it."""
+    servers.POLICY.write_text("#!/bin/sh\nexit 0\n")
+
+    RedisServer.provide(install=True)
+
+    assert servers.POLICY.read_text() == "#!/bin/sh\nexit 0\n"
+
+
+@pytest.mark.usefixtures("apt_get")
+def test_a_failed_installation_is_part_of_the_reason() -> None:
+    """The one who reads the reason for a skip learns why the installation did not work."""
+    with pytest.raises(ServerMissing, match="Unable to fetch some archives"):
+        PostgresServer.provide(install=True)
+
+
+@pytest.mark.postgresql
+def test_postgres_of_the_suite_is_the_test_database(postgres_server: PostgresServer) -> None:
+    """The suite's PostgreSQL is started once, for Django and for everybody else."""
+    assert os.environ["PM_TEST_PG_PORT"] == str(postgres_server.port)
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex((servers.HOST, port)) == 0

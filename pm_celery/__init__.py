@@ -1,0 +1,83 @@
+"""Process managers (sagas) for Django and Celery.
+
+Importing this package loads no models and reads no settings; what needs them is loaded when first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pm_celery.commands import command_handler as command_handler
+    from pm_celery.decisions import Failure as Failure
+    from pm_celery.decisions import Message as Message
+    from pm_celery.messages import command as command
+    from pm_celery.messages import event as event
+    from pm_celery.policies import Reaction as Reaction
+    from pm_celery.policies import policy as policy
+    from pm_celery.process import ProcessManager as ProcessManager
+    from pm_celery.process import Wait as Wait
+    from pm_celery.process import handle as handle
+    from pm_celery.process import on_command_failed as on_command_failed
+    from pm_celery.process import on_failure as on_failure
+    from pm_celery.process import on_timeout as on_timeout
+    from pm_celery.process import on_timer as on_timer
+    from pm_celery.publishing import Envelope as Envelope
+    from pm_celery.publishing import apublish as apublish
+    from pm_celery.publishing import publish as publish
+    from pm_celery.publishing import publish_many as publish_many
+    from pm_celery.retries import Retry as Retry
+
+__all__ = [
+    "Envelope",
+    "Failure",
+    "Message",
+    "ProcessManager",
+    "Reaction",
+    "Retry",
+    "Wait",
+    "apublish",
+    "command",
+    "command_handler",
+    "event",
+    "handle",
+    "on_command_failed",
+    "on_failure",
+    "on_timeout",
+    "on_timer",
+    "policy",
+    "publish",
+    "publish_many",
+]
+
+_HOMES = {
+    "commands": ("command_handler",),
+    "decisions": ("Failure", "Message"),
+    "messages": ("command", "event"),
+    "policies": ("Reaction", "policy"),
+    "process": (
+        "ProcessManager",
+        "Wait",
+        "handle",
+        "on_command_failed",
+        "on_failure",
+        "on_timeout",
+        "on_timer",
+    ),
+    "publishing": ("Envelope", "apublish", "publish", "publish_many"),
+    "retries": ("Retry",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'pm_celery' has no attribute {name!r}")
+    found = getattr(import_module(f"pm_celery.{_HOME_OF[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,97 @@
+"""Handing messages to Celery, in bounded time, and without ever failing the caller.
+
+A row in the database stands behind every message, so a broker that is down costs a delay and no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from celery import Celery, current_app
+from kombu import Producer
+from kombu.pools import producers
+
+from pm_celery import signals
+
+__all__ = ["Post", "post_office"]
+
+# One further try, soon: a web request may be waiting for us.
+_RETRY_POLICY = {"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.1}
+_SOCKET_SECONDS = 3.0
+
+
+class Post:
+    """Sends tasks over one producer until the first failure; what comes after is not even tried."""
+
+    def __init__(self, app: Celery, producer: Producer | None) -> None:
+        self._app = app
+        self._producer = producer
+        self.broken: BaseException | None = None
+
+    def send(self, task: str, args: list[Any], *, what: str, **options: Any) -> bool:
+        """Send a task by its name; whether Celery took it."""
+        if self.broken is not None:
+            return False
+        try:
+            # A signature finds a registered task, and so its options and `task_always_eager`;
+            # `app.send_task` would ignore both.
+            self._app.signature(task, args=args).apply_async(
+                producer=self._producer, retry=True, retry_policy=_RETRY_POLICY, **options
+            )
+        except Exception as error:
+            self.broken = error
+            signals.broker_unreachable.send_robust(sender=Post, error=error, what=what)
+            return False
+        return True
+
+    def send_signature(self, signature: dict[str, Any], *, what: str, **options: Any) -> bool:
+        """Send a stored Celery signature; whether Celery took it."""
+        if self.broken is not None:
+            return False
+        try:
+            self._app.signature(
+                signature["task"],
+                args=signature.get("args", ()),
+                kwargs=signature.get("kwargs", {}),
+                immutable=signature.get("immutable", False),
+                options=signature.get("options", {}),
+            ).apply_async(
+                producer=self._producer, retry=True, retry_policy=_RETRY_POLICY, **options
+            )
+        except Exception as error:
+            self.broken = error
+            signals.broker_unreachable.send_robust(sender=Post, error=error, what=what)
+            return False
+        return True
+
+
+@contextmanager
+def post_office() -> Iterator[Post]:
+    """A post whose producer is held for everything that is sent inside."""
+    app: Celery = current_app._get_current_object()
+    if app.conf.task_always_eager:
+        yield Post(app, None)
+        return
+    post: Post
+    try:
+        connection = app.connection_for_write()
+        if "redis" in (connection.transport_cls or ""):
+            # Without these, a Redis that accepts and never answers blocks its client for ever.
+            connection.transport_options = {
+                "socket_timeout": _SOCKET_SECONDS,
+                "socket_connect_timeout": _SOCKET_SECONDS,
+                **connection.transport_options,
+            }
+        producer = producers[connection].acquire(block=True, timeout=_SOCKET_SECONDS)
+    except Exception as error:
+        signals.broker_unreachable.send_robust(sender=Post, error=error, what="anything")
+        post = Post(app, None)
+        post.broken = error
+        yield post
+        return
+    try:
+        yield Post(app, producer)
+    finally:
+        producer.release()

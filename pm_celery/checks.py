@@ -1,0 +1,267 @@
+"""System checks: what is wrong with a project, said when it starts, with the remedy and an id."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from typing import Any
+
+from celery import current_app
+from django.apps import AppConfig
+from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.db import DatabaseError, connections
+from django.db.migrations.executor import MigrationExecutor
+
+from pm_celery import registry
+from pm_celery.conf import get_settings
+from pm_celery.exceptions import SettingsError
+from pm_celery.process import ProcessDefinition
+
+__all__ = ["check_database", "check_declarations", "check_environment", "check_settings"]
+
+TAG = "pm_celery"
+# Beat's tick is late when it did not run for this long.
+_TICK_IS_LATE = timedelta(seconds=60)
+
+AppConfigs = Sequence[AppConfig] | None
+
+
+def _error(id: str, text: str, hint: str) -> Error:
+    return Error(text, hint=hint, id=f"pm_celery.{id}")
+
+
+def _warning(id: str, text: str, hint: str) -> Warning:
+    return Warning(text, hint=hint, id=f"pm_celery.{id}")
+
+
+@register(TAG)
+def check_settings(app_configs: AppConfigs = None, **_: Any) -> list[CheckMessage]:
+    """E030: ``PM_CELERY`` is usable."""
+    try:
+        get_settings()
+    except SettingsError as error:
+        return [_error("E030", str(error), "Correct PM_CELERY in your settings.")]
+    return []
+
+
+# -- what users declare -----------------------------------------------------------------------------
+
+
+@register(TAG)
+def check_declarations(app_configs: AppConfigs = None, **_: Any) -> list[CheckMessage]:
+    """E001 to E023, W001 to W005: processes, policies, events, commands and their handlers."""
+    found: list[CheckMessage] = []
+    for listener in registry.listeners:
+        found += [_error(p.id, p.text, p.hint) for p in listener.problems]
+        if isinstance(listener, ProcessDefinition) and not listener.problems:
+            found += _check_process(listener)
+    found += _check_names()
+    found += _check_messages()
+    return found
+
+
+def _check_process(definition: ProcessDefinition) -> Iterator[CheckMessage]:
+    try:
+        definition.dump(definition.initial())
+    except Exception as error:
+        yield _error(
+            "E007",
+            f"{definition.where}: its state cannot be stored: {error}",
+            "Give each field a type that pydantic can write as JSON, and a default of that type.",
+        )
+        return
+    handlers = definition.event_handlers.values()
+    methods = [h.method for h in handlers] + list(definition.timer_handlers.values())
+    methods += [*definition.command_failed_handlers.values()]
+    methods += [m for m in (definition.timeout_handler, definition.failure_handler) if m]
+    completes = any(_calls_complete(definition, method) for method in methods if method)
+    if not definition.timeout and not completes and not any(h.end for h in handlers):
+        yield _warning(
+            "W001",
+            f"{definition.where} has no path to an end: its instances run for ever.",
+            "Write @handle(…, end=True), Meta.completed_by, Meta.timeout, or call self.complete().",
+        )
+    if len(methods) == 1 and not definition.timeout:
+        yield _warning(
+            "W005",
+            f"{definition.where} handles one event and has no timeout: it coordinates nothing.",
+            "Use @policy for a reaction to a single event.",
+        )
+    elif not definition.timeout:
+        yield _warning(
+            "W002",
+            f"{definition.where} has no timeout: an instance whose next event never comes stays for ever.",
+            'Write timeout = "7d" in its Meta.',
+        )
+    elif not definition.timeout_handler:
+        yield _warning(
+            "W003",
+            f"{definition.where} has a timeout but no handler for it: nothing is undone when it passes.",
+            "Write a method with @on_timeout.",
+        )
+    if not definition.failure_handler and len(methods) > 1:
+        yield _warning(
+            "W004",
+            f"{definition.where} has no failure handler: a failure is seen in the dead letters only.",
+            "Write a method with @on_failure.",
+        )
+
+
+def _calls_complete(definition: ProcessDefinition, method: str) -> bool:
+    code = getattr(getattr(definition.cls, method), "__code__", None)
+    return code is not None and "complete" in code.co_names
+
+
+def _check_names() -> Iterator[CheckMessage]:
+    for name, listeners in registry.listeners.shared_names().items():
+        where = " and ".join(listener.where for listener in listeners)
+        yield _error(
+            "E011",
+            f"{where} share the name {name!r}: their instances would be mixed up.",
+            'Write name = "…" in the Meta of one of them.',
+        )
+    for name, declared in registry.messages.shared_names().items():
+        where = " and ".join(f"{m.cls.__module__}.{m.cls.__qualname__}" for m in declared)
+        yield _error(
+            "E022",
+            f"{where} share the wire name {name!r}.",
+            f'Write @{declared[0].kind}(name="…").',
+        )
+    for name, handlers in registry.command_handlers.shared_names().items():
+        where = " and ".join(f"{h.function.__module__}.{h.function.__qualname__}" for h in handlers)
+        yield _error("E021", f"{where} both handle {name}.", "A command has exactly one handler.")
+
+
+def _check_messages() -> Iterator[CheckMessage]:
+    for declared in registry.messages:
+        where = f"{declared.cls.__module__}.{declared.cls.__qualname__}"
+        try:
+            declared.adapter  # noqa: B018 -- builds it
+        except Exception as error:
+            yield _error(
+                "E023",
+                f"{where} cannot be stored: {str(error).splitlines()[0]}",
+                "Give its fields types that pydantic can write as JSON.",
+            )
+            continue
+        if declared.kind == "command" and registry.command_handlers.get(declared.name) is None:
+            modules = ", ".join(f"{name}.py" for name in _autodiscovered())
+            yield _error(
+                "E020",
+                f"The command {where} has no handler.",
+                f"Write @command_handler({declared.cls.__name__}) in one of {modules} of an installed app.",
+            )
+
+
+def _autodiscovered() -> tuple[str, ...]:
+    try:
+        return get_settings().autodiscover
+    except SettingsError:
+        return ("processes",)
+
+
+# -- the environment --------------------------------------------------------------------------------
+
+
+@register(TAG)
+def check_environment(app_configs: AppConfigs = None, **_: Any) -> list[CheckMessage]:
+    """E040 to W043, W046: database and broker are set up so that nothing hangs or is lost."""
+    try:
+        settings = get_settings()
+    except SettingsError:
+        return []
+    return [*_check_sqlite(settings.database), *_check_broker(), *_check_reuse(settings.database)]
+
+
+def _check_sqlite(alias: str) -> Iterator[CheckMessage]:
+    connection = connections[alias]
+    if connection.vendor != "sqlite":
+        return
+    options = connection.settings_dict.get("OPTIONS", {})
+    if str(options.get("transaction_mode", "")).upper() not in {"IMMEDIATE", "EXCLUSIVE"}:
+        yield _error(
+            "E040",
+            f"DATABASES[{alias!r}] is SQLite without transaction_mode IMMEDIATE: it has no row locks, so "
+            "two workers would handle one instance at the same time, or fail as 'database is locked'.",
+            'Set "OPTIONS": {"transaction_mode": "IMMEDIATE", "timeout": 20, '
+            '"init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;"}.',
+        )
+
+
+def _check_broker() -> Iterator[CheckMessage]:
+    conf = current_app.conf
+    url = str(conf.broker_write_url or conf.broker_url or "")
+    options = conf.broker_transport_options or {}
+    if url.startswith(("redis", "sentinel")) and not options.get("socket_timeout"):
+        yield _warning(
+            "W042",
+            "The Redis broker has no socket_timeout: a Redis that hangs blocks every delay() for ever.",
+            'Set CELERY_BROKER_TRANSPORT_OPTIONS = {"socket_timeout": 5, "socket_connect_timeout": 5}.',
+        )
+    if get_settings().tick_seconds is None and not any(
+        entry.get("task") == "pm_celery.tick" for entry in (conf.beat_schedule or {}).values()
+    ):
+        yield _warning(
+            "W046",
+            "Nothing ticks: PM_CELERY['TICK_SECONDS'] is None and beat_schedule has no pm_celery.tick.",
+            "Remove TICK_SECONDS, or schedule the task pm_celery.tick yourself.",
+        )
+
+
+def _check_reuse(alias: str) -> Iterator[CheckMessage]:
+    from django.conf import settings
+
+    connection = connections[alias]
+    if connection.vendor == "sqlite" or connection.settings_dict.get("OPTIONS", {}).get("pool"):
+        return
+    if not getattr(settings, "CELERY_DB_REUSE_MAX", None) and not current_app.conf.get(
+        "DB_REUSE_MAX"
+    ):
+        yield _warning(
+            "W043",
+            "Celery opens a new database connection for every task: that halves what a worker does.",
+            "Set CELERY_DB_REUSE_MAX = 1000.",
+        )
+
+
+@register(TAG, Tags.database)
+def check_database(
+    app_configs: AppConfigs = None, databases: Sequence[str] | None = None, **_: Any
+) -> list[CheckMessage]:
+    """E045: the tables are migrated. W044: Beat's tick runs."""
+    try:
+        alias = get_settings().database
+    except SettingsError:
+        return []
+    # `migrate` runs these checks before it creates the tables that they would miss.
+    if not databases or alias not in databases or "migrate" in sys.argv[1:2]:
+        return []
+    connection = connections[alias]
+    try:
+        executor = MigrationExecutor(connection)
+        targets = [key for key in executor.loader.graph.leaf_nodes() if key[0] == "pm_celery"]
+        if executor.migration_plan(targets):
+            return [
+                _error(
+                    "E045",
+                    f"The tables of pm_celery are not migrated in the database {alias!r}.",
+                    f"Run: python manage.py migrate pm_celery --database {alias}",
+                )
+            ]
+        return list(_check_tick())
+    except DatabaseError as error:
+        return [_error("E045", f"The database {alias!r} cannot be read: {error}", "Is it running?")]
+
+
+def _check_tick() -> Iterator[CheckMessage]:
+    from pm_celery import clock, ticks
+
+    last = ticks.last_tick()
+    if last is None or clock.now() - last > _TICK_IS_LATE:
+        when = "never" if last is None else f"last at {last:%Y-%m-%d %H:%M:%S} UTC"
+        yield _warning(
+            "W044",
+            f"Beat's tick does not run ({when}): no timer fires and nothing lost is found again.",
+            "Run: celery -A <project> beat, and a worker.",
+        )

@@ -1,0 +1,144 @@
+"""The operator's verbs for dead letters: retry, and discard. A letter is settled once, by one of them."""
+
+from __future__ import annotations
+
+from django.db import transaction
+
+from pm_celery import clock, instances, registry
+from pm_celery.conf import get_settings
+from pm_celery.exceptions import Refused, UnusableKey
+from pm_celery.keys import partition_of
+from pm_celery.models import DeadLetter, InboxMessage, Instance, OutboxCommand
+from pm_celery.models.dead_letters import LetterStatus, Place
+from pm_celery.process import ProcessDefinition
+from pm_celery.publishing import route_stored
+from pm_celery.wakeups import wake_on_commit
+
+__all__ = ["discard", "retry"]
+
+
+def retry(letter_id: int, *, by: str = "") -> None:
+    """Run the letter's message or command again, with all its attempts.
+
+    A failed instance is started again, and what it parked follows the message, in order. Raises
+    ``Refused``, and does nothing, where that cannot be.
+    """
+    alias = get_settings().database
+    with transaction.atomic(using=alias):
+        letter, instance = _locked(alias, letter_id)
+        if letter.place == Place.PUBLISH:
+            raise Refused(
+                "its id was used before and the first event stands: publish it with a new id"
+            )
+        if letter.command_id is not None:
+            _retry_command(alias, letter)
+        else:
+            _retry_message(alias, letter, instance, by)
+        _settle(alias, letter, LetterStatus.RETRIED, by)
+
+
+def discard(letter_id: int, *, resume: bool = True, by: str = "") -> None:
+    """Give the letter's message or command up.
+
+    resume: a failed instance is started again without it, and handles what it parked; else it is left
+    failed for good, and what it parked is skipped. Raises ``Refused``.
+    """
+    alias = get_settings().database
+    with transaction.atomic(using=alias):
+        letter, instance = _locked(alias, letter_id)
+        now = clock.now()
+        if letter.command_id is not None:
+            OutboxCommand.objects.using(alias).filter(pk=letter.command_id, status="dead").update(
+                status="discarded", settled_at=now
+            )
+        elif letter.place != Place.PUBLISH:
+            InboxMessage.objects.using(alias).filter(pk=letter.message_id, status="dead").update(
+                status="discarded", handled_at=now
+            )
+            if instance is not None and instance.status == "failed" and instance.ended_at is None:
+                if resume:
+                    instances.resume(alias, instance, by, now)
+                else:
+                    instances.give_up(alias, instance, by, now)
+        _settle(alias, letter, LetterStatus.DISCARDED, by)
+
+
+def _locked(alias: str, letter_id: int) -> tuple[DeadLetter, Instance | None]:
+    """The letter and its instance, locked: the instance first, as the engine does. Raises ``Refused``."""
+    seen = DeadLetter.objects.using(alias).filter(pk=letter_id).first()
+    if seen is None:
+        raise Refused("there is no such letter")
+    instance = None
+    if seen.instance_id and not seen.command_id:
+        instance = instances.locked(seen.instance_id)
+    letter = DeadLetter.objects.using(alias).select_for_update().filter(pk=letter_id).first()
+    if letter is None or letter.status != LetterStatus.OPEN:
+        raise Refused("already settled")
+    return letter, instance
+
+
+def _settle(alias: str, letter: DeadLetter, status: str, by: str) -> None:
+    letter.status, letter.settled_at, letter.settled_by = status, clock.now(), by[:255]
+    letter.save(using=alias, update_fields=["status", "settled_at", "settled_by"])
+    instances.announce(alias, f"{status} dead letter", by, f"{letter.pk} ({letter.name})")
+
+
+def _retry_command(alias: str, letter: DeadLetter) -> None:
+    now = clock.now()
+    changed = (
+        OutboxCommand.objects.using(alias)
+        .filter(pk=letter.command_id, status="dead")
+        .update(status="pending", due_at=now, attempts=0, dispatches=0, expires_at=None, reason="")
+    )
+    if not changed:
+        raise Refused("the command is no longer dead")
+
+
+def _retry_message(alias: str, letter: DeadLetter, instance: Instance | None, by: str) -> None:
+    now = clock.now()
+    row = (
+        InboxMessage.objects.using(alias)
+        .select_for_update()
+        .filter(pk=letter.message_id, status="dead")
+        .first()
+    )
+    if row is None:
+        raise Refused("the message is no longer dead")
+    if instance is not None and instance.ended_at is not None:
+        raise Refused(f"the instance is {instance.status}")
+    if letter.place == Place.CORRELATE:
+        _route_again(alias, row)
+        return
+    row.status, row.due_at, row.attempts, row.reason = "pending", now, 0, ""
+    row.save(using=alias, update_fields=["status", "due_at", "attempts", "reason"])
+    if instance is not None and instance.status == "failed":
+        instances.resume(alias, instance, by, now)
+    wake_on_commit([row.partition])
+
+
+def _route_again(alias: str, row: InboxMessage) -> None:
+    """Ask the correlate once more: a new release may have mended it. Raises ``Refused``."""
+    declared = registry.messages.get(row.name)
+    if declared is None or declared.kind != "event":
+        raise Refused(f"this release does not know the event {row.name}")
+    now = clock.now()
+    try:
+        if not row.process:
+            hearers = route_stored(declared, row)
+            row.status, row.reason = "handled", f"put into {hearers} inboxes"
+            row.handled_at = now
+            row.save(using=alias, update_fields=["status", "reason", "handled_at"])
+            return
+        listener = registry.listeners.get(row.process)
+        if not isinstance(listener, ProcessDefinition) or declared not in listener.event_handlers:
+            raise UnusableKey(f"{row.process} no longer handles {row.name}")
+        key = listener.key_of(declared, declared.decode(row.payload))
+    except Exception as error:
+        raise Refused(f"{type(error).__name__}: {error}") from error
+    if key is None:
+        row.status, row.reason, row.handled_at = "skipped", "the correlate says: not mine", now
+    else:
+        row.key, row.partition = key, partition_of(row.process, key)
+        row.status, row.due_at, row.attempts, row.reason = "pending", now, 0, ""
+        wake_on_commit([row.partition])
+    row.save(using=alias)

@@ -1,0 +1,318 @@
+"""What happens after a run that failed: wait and retry, or die, fail the instance, and tell it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from datetime import datetime
+
+from django.db import transaction
+from django.db.models import F
+
+from pm_celery import clock, inbox, registry, signals
+from pm_celery.conf import get_settings
+from pm_celery.deciding import retry_of
+from pm_celery.exceptions import WorkerLost
+from pm_celery.keys import partition_of
+from pm_celery.letters import announce_death, described, open_letter
+from pm_celery.models import DeadLetter, InboxMessage, Instance
+from pm_celery.models.dead_letters import Place
+from pm_celery.policies import PolicyDefinition
+from pm_celery.process import ProcessDefinition
+from pm_celery.rows import InboxRow, NewMessage, TransitionRow
+from pm_celery.statements import InstanceKey, statements
+
+__all__ = ["count_attempt", "kill_unrouted", "note", "note_unrecordable", "refund"]
+
+
+# -- counting before the run ------------------------------------------------------------------------
+
+
+def count_attempt(keys: Collection[InstanceKey], ids: Collection[int]) -> InboxRow | None:
+    """Count, and commit, a run of the first message of one case that is about to begin.
+
+    None where there is nothing to run: the message waits or is gone, another worker counts it, or its
+    attempts are spent and it is dead now.
+    """
+    alias = get_settings().database
+    now = clock.now()
+    row = _head(alias, keys, ids)
+    if row is None:
+        return None
+    listener = registry.listeners.get(row.process)
+    if row.due_at > now or listener is None:
+        until = row.due_at if listener else now + get_settings().unknown_message_wait
+        _hold(alias, row, now, until)
+        return None
+    if row.attempts >= retry_of(listener, row).max_lost_runs:
+        _die(row, "", _lost(row), row.attempts)
+        return None
+    if not _compare_and_set(alias, row, attempts=row.attempts + 1):
+        return None
+    return _row(alias, row.id)
+
+
+def _lost(row: InboxRow) -> WorkerLost:
+    return WorkerLost(
+        f"{row.attempts} runs of {row.name} {row.message_id} began and none of them came back: the "
+        "worker was killed each time (out of memory, a segmentation fault, a time limit)."
+    )
+
+
+def refund(row: InboxRow) -> None:
+    """Give back an attempt that did not run."""
+    InboxMessage.objects.using(get_settings().database).open().filter(
+        pk=row.id, attempts=row.attempts
+    ).update(attempts=F("attempts") - 1)
+
+
+def _head(alias: str, keys: Collection[InstanceKey], ids: Collection[int]) -> InboxRow | None:
+    """The message whose turn it is: the first of the instance that is not merely waiting for a start."""
+    for process, key in keys:
+        first = (
+            InboxMessage.objects.using(alias)
+            .of_instance(process, key)
+            .filter(status="pending")
+            .values_list("pk", flat=True)
+            .first()
+        )
+        return None if first is None else _row(alias, first)
+    for id_ in ids:
+        return _row(alias, id_)
+    return None
+
+
+def _row(alias: str, id_: int) -> InboxRow | None:
+    columns = list(InboxRow.__dataclass_fields__)
+    found = InboxMessage.objects.using(alias).open().filter(pk=id_).values_list(*columns).first()
+    return None if found is None else InboxRow(*found)
+
+
+def _hold(alias: str, head: InboxRow, now: datetime, until: datetime) -> None:
+    """Let everything that is due behind a waiting message wait with it."""
+    due = InboxMessage.objects.using(alias).filter(
+        process=head.process, key=head.key, status="pending", due_at__lte=now
+    )
+    due.update(due_at=until)
+
+
+def _compare_and_set(alias: str, row: InboxRow, **values: object) -> bool:
+    """Change a row that nobody else has changed since it was read."""
+    return bool(
+        InboxMessage.objects.using(alias)
+        .open()
+        .filter(pk=row.id, attempts=row.attempts)
+        .update(**values)
+    )
+
+
+# -- after the run ----------------------------------------------------------------------------------
+
+
+def note(row: InboxRow, handler: str, error: Exception, *, counted: bool) -> None:
+    """A run raised: set the message back until its next attempt, or let it die."""
+    settings = get_settings()
+    listener = registry.listeners.get(row.process)
+    if listener is None:
+        return
+    attempts = row.attempts if counted else row.attempts + 1
+    retry = retry_of(listener, row)
+    if retry.is_terminal(error) or attempts >= retry.max_runs:
+        _die(row, handler, error, attempts)
+        return
+    due = clock.now() + retry.wait(attempts)
+    reason = f"{type(error).__name__}: {described(error)['error'][:1000]}"
+    if _compare_and_set(
+        settings.database, row, attempts=attempts, due_at=due, status="pending", reason=reason
+    ):
+        signals.message_retried.send_robust(
+            sender=InboxMessage,
+            process=row.process,
+            key=row.key,
+            name=row.name,
+            message_id=row.message_id,
+            error=error,
+            attempts=attempts,
+            retry_at=due,
+        )
+
+
+def note_unrecordable(
+    keys: Collection[InstanceKey], ids: Collection[int], error: Exception
+) -> None:
+    """What a case decided cannot be written: that is the failure of its first message."""
+    row = _head(get_settings().database, keys, ids)
+    if row is None:
+        raise error
+    note(row, "", error, counted=False)
+
+
+def _die(row: InboxRow, handler: str, error: Exception, attempts: int) -> None:
+    """The attempts are spent: a dead letter; the instance fails, and its failure handler is called.
+
+    All of it is one transaction. If we die before its commit, the message is run, or killed, again.
+    """
+    alias = get_settings().database
+    with transaction.atomic(using=alias, durable=True):
+        listener = registry.listeners.get(row.process)
+        instance = None
+        if isinstance(listener, ProcessDefinition):
+            instance = _lock_instance(alias, row, listener)
+        now = clock.now()
+        reason = f"{type(error).__name__}: {described(error)['error'][:1000]}"
+        # An operator may have cancelled it meanwhile: the engine will skip the message then.
+        ended = instance is not None and instance.ended_at is not None
+        if ended or not _compare_and_set(
+            alias, row, status="dead", attempts=attempts, reason=reason, handled_at=None
+        ):
+            transaction.set_rollback(True, using=alias)
+            return
+        if row.kind == "failure":
+            _note_on_letter(alias, row, error)
+            return
+        letter = open_letter(
+            alias,
+            row,
+            error,
+            place=Place.POLICY if isinstance(listener, PolicyDefinition) else Place.HANDLER,
+            attempts=attempts,
+            message_pk=row.id,
+            instance_id=instance.pk if instance else None,
+            handler=handler,
+        )
+        if instance is not None and isinstance(listener, ProcessDefinition):
+            _fail(alias, instance, row, error, now)
+            if listener.failure_handler:
+                inbox.put([_failure_notice(row, letter, attempts, now)])
+
+
+def _lock_instance(alias: str, row: InboxRow, listener: ProcessDefinition) -> Instance:
+    """The instance, locked; created where its very first message fails."""
+    now = clock.now()
+    Instance.objects.using(alias).bulk_create(
+        [
+            Instance(
+                process=row.process,
+                key=row.key,
+                partition=partition_of(row.process, row.key),
+                status="failed",
+                state=listener.dump(listener.initial()),
+                number=0,
+                correlation_id=row.correlation_id,
+                started_at=now,
+                changed_at=now,
+                timeout_at=now + listener.timeout if listener.timeout else None,
+            )
+        ],
+        ignore_conflicts=True,
+    )
+    return Instance.objects.using(alias).select_for_update().get(process=row.process, key=row.key)
+
+
+def _fail(alias: str, instance: Instance, row: InboxRow, error: Exception, now: datetime) -> None:
+    record_status(
+        alias,
+        instance,
+        status="failed",
+        kind="failed",
+        name=row.name,
+        message_id=row.message_id,
+        inbox_id=row.id,
+        attempt=row.attempts,
+        causation_id=row.causation_id,
+        now=now,
+    )
+
+
+def record_status(
+    alias: str,
+    instance: Instance,
+    *,
+    status: str,
+    kind: str,
+    name: str,
+    now: datetime,
+    message_id: str = "",
+    inbox_id: int | None = None,
+    attempt: int = 1,
+    causation_id: str = "",
+    ended: bool = False,
+) -> None:
+    """Change the status of a locked instance; every change of status is a transition of its own."""
+    instance.number += 1
+    instance.status = status
+    instance.changed_at = now
+    if ended:
+        instance.ended_at, instance.timeout_at = now, None
+    instance.save(
+        using=alias, update_fields=["number", "status", "changed_at", "ended_at", "timeout_at"]
+    )
+    statements(alias).insert_transitions(
+        alias,
+        [
+            TransitionRow(
+                instance_id=instance.pk,
+                number=instance.number,
+                kind=kind,
+                name=name,
+                message_id=message_id,
+                inbox_id=inbox_id,
+                handler="",
+                state=instance.state,
+                status=status,
+                commands="[]",
+                timers="{}",
+                correlation_id=instance.correlation_id,
+                causation_id=causation_id,
+                attempt=max(attempt, 1),
+                recorded_at=now,
+            )
+        ],
+    )
+
+
+def _failure_notice(row: InboxRow, letter: DeadLetter, attempts: int, now: datetime) -> NewMessage:
+    payload = {
+        "name": row.name,
+        "id": row.message_id,
+        "exception": letter.exception,
+        "error": letter.error,
+        "attempts": attempts,
+        "payload": row.payload if row.kind == "event" else None,
+        "letter": letter.pk,
+    }
+    return NewMessage(
+        message_id=f"failure:{letter.pk}",
+        kind="failure",
+        name=row.name,
+        version=1,
+        payload=json.dumps(payload),
+        process=row.process,
+        key=row.key,
+        partition=row.partition,
+        due_at=now,
+        correlation_id=row.correlation_id,
+        causation_id=row.message_id,
+        depth=row.depth,
+        occurred_at=now,
+        published_at=now,
+    )
+
+
+def _note_on_letter(alias: str, row: InboxRow, error: Exception) -> None:
+    """The failure handler failed too: that is written on the letter, and goes no further."""
+    letter = DeadLetter.objects.using(alias).filter(pk=json.loads(row.payload)["letter"]).first()
+    if letter is None:
+        return
+    found = described(error)
+    letter.failure_handler_error = found["traceback"] or f"{found['exception']}: {found['error']}"
+    letter.save(using=alias, update_fields=["failure_handler_error"])
+    announce_death(alias, letter, error)
+
+
+def kill_unrouted(row: InboxMessage, error: Exception) -> None:
+    """An event that came by name and cannot be routed: a dead letter, in the caller's transaction."""
+    alias = get_settings().database
+    row.status, row.reason = "dead", str(error)
+    row.save(using=alias, update_fields=["status", "reason"])
+    open_letter(alias, row, error, place=Place.CORRELATE, attempts=1, message_pk=row.pk)

@@ -1,0 +1,116 @@
+"""Messages and commands whose attempts are spent, until an operator decides."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.db.models import Q
+from django.utils.translation import gettext_lazy as _
+
+from pm_celery.models.fields import IdentifierField, name_field
+from pm_celery.models.inbox import InboxMessage
+from pm_celery.models.instances import Instance
+from pm_celery.models.outbox import OutboxCommand
+
+__all__ = ["DeadLetter", "LetterStatus", "Place"]
+
+
+class Place(models.TextChoices):
+    """Where on the road it failed."""
+
+    PUBLISH = "publish", _("publishing")
+    CORRELATE = "correlate", _("correlating")
+    UNMATCHED = "unmatched", _("matching")
+    HANDLER = "handler", _("handler")
+    POLICY = "policy", _("policy")
+    COMMAND = "command", _("command handler")
+    SIGNATURE = "signature", _("Celery task")
+
+
+class LetterStatus(models.TextChoices):
+    OPEN = "open", _("open")
+    RETRIED = "retried", _("retried")
+    DISCARDED = "discarded", _("discarded")
+
+
+class DeadLetterQuerySet(models.QuerySet["DeadLetter"]):
+    def open(self) -> DeadLetterQuerySet:
+        return self.filter(status=LetterStatus.OPEN)
+
+
+class DeadLetter(models.Model):
+    """One failure for good. A message that fails again after a retry gets a new letter."""
+
+    message = models.ForeignKey(
+        InboxMessage,
+        on_delete=models.DO_NOTHING,
+        db_constraint=False,
+        null=True,
+        blank=True,
+        related_name="dead_letters",
+        verbose_name=_("inbox message"),
+    )
+    command = models.ForeignKey(
+        OutboxCommand,
+        on_delete=models.DO_NOTHING,
+        db_constraint=False,
+        null=True,
+        blank=True,
+        related_name="dead_letters",
+        verbose_name=_("command"),
+    )
+    instance = models.ForeignKey(
+        Instance,
+        on_delete=models.DO_NOTHING,
+        db_constraint=False,
+        null=True,
+        blank=True,
+        related_name="dead_letters",
+        verbose_name=_("process instance"),
+    )
+    place = models.CharField(_("place"), max_length=9, choices=Place)
+    process = name_field(_("process"), blank=True)
+    key = IdentifierField(_("key"), blank=True)
+    name = name_field(_("message"))
+    message_ref = IdentifierField(_("message id"))
+    handler = name_field(_("handler"), blank=True)
+    payload = models.TextField(_("payload"))
+    exception = models.CharField(_("exception"), max_length=255)
+    error = models.TextField(_("error"))
+    traceback = models.TextField(_("traceback"), blank=True)
+    attempts = models.PositiveIntegerField(_("attempts"))
+    failure_handler_error = models.TextField(
+        _("failure handler's error"), blank=True, help_text=_("where that failed as well")
+    )
+    status = models.CharField(
+        _("status"), max_length=9, choices=LetterStatus, default=LetterStatus.OPEN
+    )
+    died_at = models.DateTimeField(_("died at"))
+    settled_at = models.DateTimeField(_("settled at"), null=True, blank=True)
+    settled_by = models.CharField(_("settled by"), max_length=255, blank=True)
+
+    objects = DeadLetterQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("dead letter")
+        verbose_name_plural = _("dead letters")
+        default_permissions = ("view",)
+        permissions = (
+            ("retry_deadletter", _("Can retry a dead letter")),
+            ("discard_deadletter", _("Can discard a dead letter")),
+        )
+        constraints = (
+            models.CheckConstraint(
+                condition=Q(status__in=LetterStatus.values), name="pm_letter_status_known"
+            ),
+            models.CheckConstraint(
+                condition=Q(status="open", settled_at=None)
+                | Q(status__in=["retried", "discarded"], settled_at__isnull=False),
+                name="pm_letter_settled_has_moment",
+            ),
+        )
+        indexes = (
+            models.Index(fields=["-died_at"], name="pm_letter_open", condition=Q(status="open")),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.exception}"

@@ -1,0 +1,42 @@
+"""Columns that several tables share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django.db import models
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from pm_celery.keys import LONGEST_KEY
+from pm_celery.messages import LONGEST_NAME
+
+__all__ = ["IdentifierField", "name_field"]
+
+
+if TYPE_CHECKING:
+    _CharField = models.CharField[str, str]
+else:
+    _CharField = models.CharField
+
+
+class IdentifierField(_CharField):
+    """Text that is compared byte by byte on every database.
+
+    MySQL and MariaDB compare text without regard to case and to trailing blanks by default: the orders
+    ``a1`` and ``A1`` would share an instance.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("max_length", LONGEST_KEY)
+        super().__init__(*args, **kwargs)
+
+    def db_type(self, connection: BaseDatabaseWrapper) -> str:
+        if connection.vendor != "mysql":
+            return super().db_type(connection) or ""
+        collation = "nopad_bin" if getattr(connection, "mysql_is_mariadb", False) else "0900_bin"
+        return f"varchar({self.max_length}) CHARACTER SET utf8mb4 COLLATE utf8mb4_{collation}"
+
+
+def name_field(verbose_name: Any, **kwargs: Any) -> models.CharField[str, str]:
+    """A column for the stable name of a process, event, command or handler."""
+    return models.CharField(verbose_name, max_length=LONGEST_NAME, **kwargs)

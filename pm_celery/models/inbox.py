@@ -1,0 +1,113 @@
+"""What waits to be handled, and what became of it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from django.db import models
+from django.db.models import Q
+from django.utils.translation import gettext_lazy as _
+
+from pm_celery.models.fields import IdentifierField, name_field
+
+__all__ = ["OPEN", "InboxMessage", "InboxStatus", "MessageKind"]
+
+
+class MessageKind(models.TextChoices):
+    EVENT = "event", _("event")
+    TIMER = "timer", _("timer")
+    TIMEOUT = "timeout", _("timeout")
+    COMMAND_FAILED = "command_failed", _("command failed")
+    FAILURE = "failure", _("failure")
+
+
+class InboxStatus(models.TextChoices):
+    PENDING = "pending", _("pending")
+    WAITING = "waiting", _("waiting for a start event")
+    PARKED = "parked", _("parked behind a failure")
+    HANDLED = "handled", _("handled")
+    SKIPPED = "skipped", _("skipped")
+    UNMATCHED = "unmatched", _("unmatched")
+    DEAD = "dead", _("dead letter")
+    DISCARDED = "discarded", _("discarded")
+
+
+# What the engine still looks at when its moment has come.
+OPEN = (InboxStatus.PENDING, InboxStatus.WAITING)
+
+
+class InboxQuerySet(models.QuerySet["InboxMessage"]):
+    def open(self) -> InboxQuerySet:
+        return self.filter(status__in=OPEN)
+
+    def due(self, partition: int, now: datetime) -> InboxQuerySet:
+        """What a partition has to look at, the longest overdue first."""
+        return self.open().filter(partition=partition, due_at__lte=now).order_by("due_at", "id")
+
+    def of_instance(self, process: str, key: str) -> InboxQuerySet:
+        return self.filter(process=process, key=key).order_by("id")
+
+
+class InboxMessage(models.Model):
+    """One message for one process: an event, or a timer, timeout or notice that became due.
+
+    Messages of one instance are handled in the order of their ids. ``due_at`` says when the engine looks
+    at a row: at once for a fresh one, after the backoff for a failed one, at the end of its patience
+    for a waiting one.
+    """
+
+    message_id = IdentifierField(_("message id"))
+    kind = models.CharField(_("kind"), max_length=14, choices=MessageKind)
+    name = name_field(_("name"), help_text=_("the event's wire name, or the timer's name"))
+    version = models.PositiveSmallIntegerField(_("version"), default=1)
+    payload = models.TextField(_("payload"), help_text=_("JSON"))
+    process = name_field(_("process"), blank=True, help_text=_("empty: not routed yet"))
+    key = IdentifierField(_("key"), blank=True)
+    partition = models.PositiveSmallIntegerField(_("partition"))
+    status = models.CharField(
+        _("status"), max_length=9, choices=InboxStatus, default=InboxStatus.PENDING
+    )
+    reason = models.TextField(_("reason"), blank=True)
+    due_at = models.DateTimeField(_("due at"))
+    attempts = models.PositiveIntegerField(_("attempts"), default=0)
+    correlation_id = IdentifierField(_("correlation id"))
+    causation_id = IdentifierField(_("causation id"), blank=True)
+    depth = models.PositiveIntegerField(_("chain depth"), default=0)
+    occurred_at = models.DateTimeField(_("occurred at"))
+    published_at = models.DateTimeField(_("published at"))
+    handled_at = models.DateTimeField(_("settled at"), null=True, blank=True)
+
+    objects = InboxQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("inbox message")
+        verbose_name_plural = _("inbox messages")
+        default_permissions = ("view",)
+        constraints = (
+            # The referee between two copies of one event. The process comes second so that what
+            # became of an event is found by its id alone.
+            models.UniqueConstraint(fields=["message_id", "process"], name="pm_inbox_event_once"),
+            models.CheckConstraint(
+                condition=Q(status__in=InboxStatus.values), name="pm_inbox_status_known"
+            ),
+        )
+        indexes = (
+            models.Index(
+                fields=["partition", "due_at", "id"],
+                name="pm_inbox_due",
+                condition=Q(status__in=["pending", "waiting"]),
+            ),
+            models.Index(
+                fields=["process", "key", "id"],
+                name="pm_inbox_of_instance",
+                condition=Q(status__in=["pending", "waiting", "parked"]),
+            ),
+            models.Index(
+                fields=["handled_at"],
+                name="pm_inbox_settled_before",
+                condition=Q(handled_at__isnull=False),
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.message_id}"

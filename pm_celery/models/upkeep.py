@@ -1,0 +1,48 @@
+"""Rows by which the engine notices what died: a message that got lost, a worker, Beat."""
+
+from __future__ import annotations
+
+from django.db import models
+
+__all__ = ["Batch", "Heartbeat", "Wakeup"]
+
+
+class Wakeup(models.Model):
+    """There is a row while a wake-up of the partition is on its way: publishing need send no other."""
+
+    partition = models.PositiveSmallIntegerField(primary_key=True)
+    woken_at = models.DateTimeField()
+
+    class Meta:
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return str(self.partition)
+
+
+class Batch(models.Model):
+    """A batch began: committed before it, deleted by its own commit. A row that is left over, and that
+    nobody holds locked, tells that a worker died in it; its messages are then run one at a time."""
+
+    partition = models.PositiveSmallIntegerField(db_index=True)
+    message_ids = models.TextField()
+    began_at = models.DateTimeField()
+
+    class Meta:
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"{self.partition} {self.began_at}"
+
+
+class Heartbeat(models.Model):
+    """When something that must go on for ever last did: the tick, say."""
+
+    name = models.CharField(primary_key=True, max_length=50)
+    beat_at = models.DateTimeField()
+
+    class Meta:
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return self.name

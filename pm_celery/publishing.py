@@ -1,0 +1,264 @@
+"""Publishing: events become inbox rows, in the caller's transaction; no handler runs here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID, uuid4
+
+from asgiref.sync import sync_to_async
+from django.db import transaction
+
+from pm_celery import clock, inbox, registry
+from pm_celery.conf import get_settings
+from pm_celery.decisions import current_cause
+from pm_celery.exceptions import InvalidMessage, PmCeleryError
+from pm_celery.keys import LONGEST_KEY, partition_of
+from pm_celery.listeners import route
+from pm_celery.messages import LONGEST_NAME, MessageType, encoded, unstorable
+from pm_celery.models import InboxMessage
+from pm_celery.rows import NewMessage
+
+__all__ = ["Envelope", "apublish", "publish", "publish_many", "publish_named", "route_stored"]
+
+_ROWS_AT_ONCE = 5000
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """An event with what ``publish`` takes besides it, for :func:`publish_many`."""
+
+    event: object
+    event_id: str | UUID | None = None
+    correlation_id: str | UUID | None = None
+    occurred_at: datetime | None = None
+
+
+def publish(
+    event: object,
+    *,
+    event_id: str | UUID | None = None,
+    correlation_id: str | UUID | None = None,
+    occurred_at: datetime | None = None,
+) -> str:
+    """Put an event into the inbox of every process that hears it; returns its event id.
+
+    Call it inside the transaction that makes the event true: both commit, or neither.
+
+    event_id:
+        identifies the event, 1 to 255 characters; a process handles one id once. Default: a new UUID.
+    correlation_id:
+        the conversation it belongs to. Default: that of the message being handled, else the event id.
+    occurred_at:
+        when it happened, with a time zone. Default: now.
+
+    Raises ``InvalidMessage``, and writes nothing, for what is no event or does not validate.
+    """
+    return publish_many([Envelope(event, event_id, correlation_id, occurred_at)])[0]
+
+
+async def apublish(
+    event: object,
+    *,
+    event_id: str | UUID | None = None,
+    correlation_id: str | UUID | None = None,
+    occurred_at: datetime | None = None,
+) -> str:
+    """:func:`publish` for async code. Django's transactions are synchronous: it commits by itself."""
+    return await sync_to_async(publish)(
+        event, event_id=event_id, correlation_id=correlation_id, occurred_at=occurred_at
+    )
+
+
+def publish_many(events: Iterable[object | Envelope]) -> list[str]:
+    """Publish events, or :class:`Envelope` s, in bulk; all or nothing; returns their event ids.
+
+    Raises ``InvalidMessage`` before anything is written, as :func:`publish` does.
+    """
+    rows: list[NewMessage] = []
+    errors: list[Exception | None] = []
+    ids: list[str] = []
+    for item in events:
+        envelope = item if isinstance(item, Envelope) else Envelope(item)
+        ids.append(_add_rows(envelope, rows, errors))
+    # One transaction even where the caller has none; inside the caller's, this is no savepoint.
+    with transaction.atomic(using=get_settings().database, savepoint=False):
+        for start in range(0, len(rows), _ROWS_AT_ONCE):
+            part = slice(start, start + _ROWS_AT_ONCE)
+            inbox.put(rows[part], errors[part])
+    return ids
+
+
+def _add_rows(envelope: Envelope, rows: list[NewMessage], errors: list[Exception | None]) -> str:
+    declared, payload = encoded(envelope.event, "event")
+    event_id = (
+        str(uuid4()) if envelope.event_id is None else _identifier("event_id", envelope.event_id)
+    )
+    routes = route(declared, envelope.event, event_id)
+    if not routes:
+        return event_id
+    cause = current_cause()
+    if envelope.correlation_id is not None:
+        correlation_id = _identifier("correlation_id", envelope.correlation_id)
+    else:
+        correlation_id = cause.correlation_id if cause else event_id
+    now = clock.now()
+    for found in routes:
+        rows.append(
+            NewMessage(
+                message_id=event_id,
+                kind="event",
+                name=declared.name,
+                version=declared.version,
+                payload=payload,
+                process=found.process,
+                key=found.key,
+                partition=found.partition,
+                due_at=now,
+                correlation_id=correlation_id,
+                causation_id=cause.message_id if cause else "",
+                depth=cause.depth + 1 if cause else 0,
+                occurred_at=_moment(envelope.occurred_at, now),
+                published_at=now,
+                status="dead" if found.error else "pending",
+                reason=str(found.error) if found.error else "",
+            )
+        )
+        errors.append(found.error)
+    return event_id
+
+
+def _identifier(parameter: str, value: object) -> str:
+    text = str(value) if isinstance(value, UUID) else value
+    if not isinstance(text, str) or not text or len(text) > LONGEST_KEY:
+        raise InvalidMessage(
+            f"{parameter}={value!r:.80}: give a UUID, or a string of 1 to {LONGEST_KEY} characters."
+        )
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidMessage(f"{parameter}={value!r:.80} is no valid Unicode.") from None
+    if "\x00" in text:
+        raise InvalidMessage(f"{parameter}={value!r:.80} holds the character U+0000.")
+    return text
+
+
+def _moment(value: datetime | None, now: datetime) -> datetime:
+    if value is None:
+        return now
+    if not isinstance(value, datetime) or value.utcoffset() is None:
+        raise InvalidMessage(f"occurred_at={value!r}: give a datetime with a time zone.")
+    return value.astimezone(UTC)
+
+
+# -- by name: what other services send --------------------------------------------------------------
+
+
+def publish_named(
+    name: str,
+    payload: object,
+    event_id: str,
+    *,
+    correlation_id: str | None = None,
+    occurred_at: str | None = None,
+) -> str:
+    """Publish an event given by its wire name and JSON payload, as the task ``pm_celery.publish`` does.
+
+    Its sender is gone, so nothing is refused: a name that this release does not know waits in the
+    inbox, unrouted, and a payload that does not validate becomes a dead letter. Raises
+    ``InvalidMessage`` only for a name, id or payload that no row can hold.
+    """
+    event_id = _identifier("event_id", event_id)
+    if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME or "\x00" in name:
+        raise InvalidMessage(f"name={name!r:.80}: give an event's wire name.")
+    try:
+        text = json.dumps(payload, ensure_ascii=False, allow_nan=False)
+        text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidMessage(f"{name} {event_id}: the payload is no JSON: {error}") from None
+    problem = unstorable(text)
+    if problem:
+        raise InvalidMessage(f"{name} {event_id} {problem}")
+    when = None
+    if occurred_at is not None:
+        try:
+            when = _moment(datetime.fromisoformat(occurred_at), clock.now())
+        except (TypeError, ValueError) as error:
+            raise InvalidMessage(f"{name} {event_id}: occurred_at: {error}") from None
+    declared = registry.messages.get(name)
+    error_found: Exception | None = None
+    if declared is not None and declared.kind == "event":
+        try:
+            return publish(
+                declared.decode(text),
+                event_id=event_id,
+                correlation_id=correlation_id,
+                occurred_at=when,
+            )
+        except PmCeleryError as error:
+            error_found = error
+    elif declared is not None:
+        error_found = InvalidMessage(f"{name} is declared as a {declared.kind}, not as an event.")
+    now = clock.now()
+    unrouted = NewMessage(
+        message_id=event_id,
+        kind="event",
+        name=name,
+        version=1,
+        payload=text,
+        process="",
+        key="",
+        partition=partition_of("", event_id),
+        due_at=now,
+        correlation_id=event_id
+        if correlation_id is None
+        else _identifier("correlation_id", correlation_id),
+        causation_id="",
+        depth=0,
+        occurred_at=when or now,
+        published_at=now,
+        status="dead" if error_found else "pending",
+        reason=str(error_found) if error_found else "this release does not know the event",
+    )
+    with transaction.atomic(using=get_settings().database):
+        inbox.put([unrouted], [error_found])
+    return event_id
+
+
+def route_stored(declared: MessageType, row: InboxMessage) -> int:
+    """Put a stored event into the inboxes of those who hear it now; to how many.
+
+    For an event that came by name before this release knew it, or whose correlate had failed. Raises
+    what decoding and correlating raise.
+    """
+    event = declared.decode(row.payload)
+    routes = route(declared, event, row.message_id)
+    for found in routes:
+        if found.error and (not row.process or found.process == row.process):
+            raise found.error
+    now = clock.now()
+    wanted = [found for found in routes if not row.process or found.process == row.process]
+    inbox.put(
+        [
+            NewMessage(
+                message_id=row.message_id,
+                kind="event",
+                name=row.name,
+                version=row.version,
+                payload=row.payload,
+                process=found.process,
+                key=found.key,
+                partition=found.partition,
+                due_at=now,
+                correlation_id=row.correlation_id,
+                causation_id=row.causation_id,
+                depth=row.depth,
+                occurred_at=row.occurred_at,
+                published_at=row.published_at,
+            )
+            for found in wanted
+        ]
+    )
+    return len(wanted)

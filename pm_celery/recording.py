@@ -1,0 +1,226 @@
+"""Record: write what was decided, one statement for each table, in the engine's transaction."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from uuid import UUID
+
+from django.db import connections
+from django.db.models import Q
+
+from pm_celery import registry
+from pm_celery.conf import get_settings
+from pm_celery.deciding import Case, Step
+from pm_celery.decisions import IssuedCommand
+from pm_celery.letters import open_letter
+from pm_celery.models import Instance, OutboxCommand, Timer
+from pm_celery.models.dead_letters import Place
+from pm_celery.models.inbox import InboxMessage
+from pm_celery.rows import CommandRow, InboxMark, InstanceRow, TransitionRow
+from pm_celery.statements import statements
+
+__all__ = ["Recorded", "record", "skip_parked"]
+
+_CANCELLED = "cancelled by the process"
+
+
+@dataclass(slots=True)
+class Recorded:
+    """What a transaction wrote, for dispatching and for the news."""
+
+    transitions: list[TransitionRow] = field(default_factory=list)
+    commands: list[CommandRow] = field(default_factory=list)
+    marks: list[InboxMark] = field(default_factory=list)
+
+    def to_dispatch(self) -> list[CommandRow]:
+        return [command for command in self.commands if command.status == "dispatched"]
+
+
+def record(alias: str, cases: Sequence[Case], now: datetime) -> Recorded:
+    """Write the cases' outcomes. If we die in here, the transaction dies with us: nothing was said."""
+    hot = statements(alias)
+    recorded = Recorded()
+    changed: list[InstanceRow] = []
+    unused: list[int] = []
+    for case in cases:
+        recorded.marks += case.marks.values()
+        recorded.commands += _command_rows(case, now)
+        if case.instance is not None:
+            recorded.transitions += [
+                _transition_row(case.instance, step, now) for step in case.steps
+            ]
+        if case.instance is not None and case.steps:
+            changed.append(case.instance)
+        elif case.instance is not None and case.instance.number == 0:
+            unused.append(case.instance.id)
+    _cancel_commands(alias, cases, now)
+    if changed:
+        hot.update_instances(alias, changed, now)
+    if unused:
+        Instance.objects.using(alias).filter(pk__in=unused).delete()
+    if recorded.transitions:
+        hot.insert_transitions(alias, recorded.transitions)
+    if recorded.commands:
+        hot.insert_commands(alias, recorded.commands)
+    _write_timers(alias, cases)
+    if recorded.marks:
+        hot.mark_messages(alias, recorded.marks)
+    for case in cases:
+        for row, error in case.unmatched:
+            open_letter(
+                alias, row, error, place=Place.UNMATCHED, attempts=row.attempts, message_pk=row.id
+            )
+        if case.ended_here and case.instance and case.steps[-1].row.kind == "failure":
+            instance = case.instance
+            skip_parked(alias, instance.process, instance.key, instance.status, now)
+    return recorded
+
+
+def _transition_row(instance: InstanceRow, step: Step, now: datetime) -> TransitionRow:
+    row, decision = step.row, step.decision
+    timers = {
+        name: timer.due_at.isoformat() if timer else None for name, timer in decision.timers.items()
+    }
+    return TransitionRow(
+        instance_id=instance.id,
+        number=step.number,
+        kind=row.kind,
+        name=row.name,
+        message_id=row.message_id,
+        inbox_id=row.id,
+        handler=decision.handler,
+        state=decision.state,
+        status=decision.status,
+        commands=json.dumps([[command.command_id, command.name] for command in decision.commands]),
+        timers=json.dumps(timers),
+        correlation_id=row.correlation_id,
+        causation_id=row.causation_id,
+        attempt=max(row.attempts, 1),
+        recorded_at=now,
+    )
+
+
+def _command_rows(case: Case, now: datetime) -> list[CommandRow]:
+    rows: list[CommandRow] = []
+    for step in case.steps:
+        wanted = step.decision.cancelled_commands
+        rows = [_cancelled(row, now) if _is_meant(row, wanted) else row for row in rows]
+        rows += [_command_row(case, step, command, now) for command in step.decision.commands]
+    return rows
+
+
+def _is_meant(row: CommandRow, wanted: Sequence[str]) -> bool:
+    return row.status == "pending" and (row.name in wanted or row.command_id in wanted)
+
+
+def _cancelled(row: CommandRow, now: datetime) -> CommandRow:
+    return replace(row, status="cancelled", settled_at=now, reason=_CANCELLED)
+
+
+def _command_row(case: Case, step: Step, command: IssuedCommand, now: datetime) -> CommandRow:
+    row = step.row
+    expires = command.expires
+    if expires is None and command.kind == "command":
+        handler = registry.command_handlers.get(command.name)
+        expires = handler.expires if handler else None
+    return CommandRow(
+        command_id=command.command_id,
+        kind=command.kind,
+        name=command.name,
+        version=command.version,
+        payload=command.payload,
+        options=command.options,
+        process=row.process,
+        key=row.key,
+        instance_id=case.instance.id if case.instance else None,
+        # Without a delay it is dispatched right after this commit, so its lease begins here: that saves
+        # an update. If we die before, the lease ends and the tick dispatches it.
+        status="pending" if command.delay else "dispatched",
+        due_at=now + (command.delay or get_settings().command_lease),
+        expires_at=now + expires if expires else None,
+        dispatches=0 if command.delay else 1,
+        correlation_id=row.correlation_id,
+        causation_id=row.message_id,
+        depth=row.depth,
+        issued_at=now,
+    )
+
+
+def _cancel_commands(alias: str, cases: Sequence[Case], now: datetime) -> None:
+    """Cancel delayed commands that earlier batches stored."""
+    for case in cases:
+        wanted = [name for step in case.steps for name in step.decision.cancelled_commands]
+        if wanted and case.instance is not None:
+            OutboxCommand.objects.using(alias).filter(
+                Q(command_id__in=[name for name in wanted if _is_uuid(name)]) | Q(name__in=wanted),
+                instance_id=case.instance.id,
+                status="pending",
+                dispatches=0,
+            ).update(status="cancelled", settled_at=now, reason=_CANCELLED)
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        UUID(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _write_timers(alias: str, cases: Sequence[Case]) -> None:
+    ended: list[int] = []
+    set_: list[Timer] = []
+    gone: dict[str, list[int]] = {}
+    for case in cases:
+        if case.instance is None:
+            continue
+        if case.ended_here:
+            ended.append(case.instance.id)
+            continue
+        for name, timer in _timers_left(case).items():
+            if timer is None:
+                gone.setdefault(name, []).append(case.instance.id)
+            else:
+                set_.append(timer)
+    timers = Timer.objects.using(alias)
+    if ended:
+        timers.filter(instance_id__in=ended).delete()
+    for name, ids in gone.items():
+        timers.filter(name=name, instance_id__in=ids).delete()
+    if set_:
+        # A timer that is moved loses its `fired_at`: the inbox row of its old moment is stale then.
+        target = connections[alias].features.supports_update_conflicts_with_target
+        timers.bulk_create(
+            set_,
+            update_conflicts=True,
+            update_fields=["due_at", "payload", "fired_at", "correlation_id", "causation_id"],
+            unique_fields=["instance", "name"] if target else None,
+        )
+
+
+def _timers_left(case: Case) -> dict[str, Timer | None]:
+    """For each timer that the case touched, how it is to stand now; None for gone."""
+    left: dict[str, Timer | None] = {}
+    for step in case.steps:
+        if step.row.kind == "timer":
+            left[step.row.name] = None
+        for name, timer in step.decision.timers.items():
+            left[name] = timer and Timer(
+                instance_id=case.instance.id if case.instance else None,
+                name=name,
+                due_at=timer.due_at,
+                payload=timer.payload,
+                correlation_id=step.row.correlation_id,
+                causation_id=step.row.message_id,
+            )
+    return left
+
+
+def skip_parked(alias: str, process: str, key: str, status: str, now: datetime) -> None:
+    """What was parked behind a failure has nowhere to go once its instance has ended."""
+    InboxMessage.objects.using(alias).of_instance(process, key).filter(status="parked").update(
+        status="skipped", reason=f"the instance is {status}", handled_at=now
+    )

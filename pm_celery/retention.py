@@ -1,0 +1,90 @@
+"""Pruning: what has ended and settled long ago is removed, in batches."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from django.db import connections, transaction
+from django.db.models import Exists, OuterRef
+
+from pm_celery import clock
+from pm_celery.conf import get_settings
+from pm_celery.durations import Duration, parse_duration
+from pm_celery.models import DeadLetter, InboxMessage, Instance, OutboxCommand, Timer, Transition
+from pm_celery.models.outbox import UNSETTLED
+
+__all__ = ["prune"]
+
+
+def prune(older_than: Duration | None = None, *, batch: int = 500) -> int:
+    """Remove ended instances with all that belongs to them, and what belongs to no instance, once it
+    was settled longer ago than ``older_than`` (default ``PM_CELERY["RETENTION"]``); how many instances.
+
+    Never an instance with an open dead letter or an unsettled command. An event whose row is gone would
+    be handled again if it were published again with its id.
+    """
+    settings = get_settings()
+    age = settings.retention if older_than is None else parse_duration(older_than)
+    if age is None:
+        return 0
+    before = clock.now() - age
+    total = 0
+    while removed := _prune_instances(settings.database, before, batch):
+        total += removed
+    while _prune_loose_rows(settings.database, before, batch):
+        pass
+    return total
+
+
+def _prune_instances(alias: str, before: datetime, batch: int) -> int:
+    skip = connections[alias].features.has_select_for_update_skip_locked
+    open_letters = DeadLetter.objects.filter(instance_id=OuterRef("pk"), status="open")
+    unsettled = OutboxCommand.objects.filter(instance_id=OuterRef("pk"), status__in=UNSETTLED)
+    with transaction.atomic(using=alias):
+        ended = list(
+            Instance.objects.using(alias)
+            .select_for_update(skip_locked=skip)
+            .ended_before(before)
+            .exclude(Exists(open_letters))
+            .exclude(Exists(unsettled))[:batch]
+        )
+        ids = [instance.pk for instance in ended]
+        # A letter that was opened between our query and its lock: leave its instance alone.
+        spared = set(
+            DeadLetter.objects.using(alias)
+            .open()
+            .filter(instance_id__in=ids)
+            .values_list("instance_id", flat=True)
+        )
+        ended = [instance for instance in ended if instance.pk not in spared]
+        ids = [instance.pk for instance in ended]
+        # Children first: no foreign key of the database does it for us.
+        for model in (DeadLetter, Transition, Timer, OutboxCommand):
+            model._default_manager.using(alias).filter(instance_id__in=ids).delete()
+        for instance in ended:
+            settled = InboxMessage.objects.using(alias).of_instance(instance.process, instance.key)
+            settled.filter(handled_at__isnull=False).order_by().delete()
+        Instance.objects.using(alias).filter(pk__in=ids).delete()
+    return len(ids)
+
+
+def _prune_loose_rows(alias: str, before: datetime, batch: int) -> int:
+    """Settled rows without an instance: of policies, unmatched, skipped, routed on."""
+    living = Instance.objects.filter(process=OuterRef("process"), key=OuterRef("key"))
+    messages = (
+        InboxMessage.objects.using(alias)
+        .filter(handled_at__lt=before)
+        .exclude(Exists(living))
+        .order_by("handled_at")
+        .values_list("pk", flat=True)[:batch]
+    )
+    commands = (
+        OutboxCommand.objects.using(alias)
+        .filter(settled_at__lt=before, instance_id=None)
+        .order_by("settled_at")
+        .values_list("pk", flat=True)[:batch]
+    )
+    removed = 0
+    for model, found in ((InboxMessage, list(messages)), (OutboxCommand, list(commands))):
+        removed += model._default_manager.using(alias).filter(pk__in=found).delete()[0]
+    return removed

@@ -1,0 +1,144 @@
+"""Rows as plain values: what the hot path reads and writes, without the cost of a model instance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+__all__ = [
+    "Claimed",
+    "CommandRow",
+    "InboxMark",
+    "InboxRow",
+    "InstanceRow",
+    "NewMessage",
+    "TransitionRow",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class NewMessage:
+    """A row to insert into the inbox."""
+
+    message_id: str
+    kind: str
+    name: str
+    version: int
+    payload: str
+    process: str
+    key: str
+    partition: int
+    due_at: datetime
+    correlation_id: str
+    causation_id: str
+    depth: int
+    occurred_at: datetime
+    published_at: datetime
+    status: str = "pending"
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A due message, seen but not locked yet."""
+
+    id: int
+    process: str
+    key: str
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class InboxRow:
+    """An open message, read under its instance's lock."""
+
+    id: int
+    message_id: str
+    kind: str
+    name: str
+    version: int
+    payload: str
+    process: str
+    key: str
+    partition: int
+    status: str
+    due_at: datetime
+    attempts: int
+    correlation_id: str
+    causation_id: str
+    depth: int
+    occurred_at: datetime
+    published_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class InboxMark:
+    """What became of a message."""
+
+    id: int
+    status: str
+    reason: str
+    due_at: datetime
+    attempts: int
+    handled_at: datetime | None
+
+
+@dataclass(slots=True)
+class InstanceRow:
+    """An instance under our lock. ``number`` 0: a placeholder that no other transaction has seen."""
+
+    id: int
+    process: str
+    key: str
+    partition: int
+    status: str
+    state: str
+    number: int
+    correlation_id: str
+    started_at: datetime
+    ended_at: datetime | None
+    timeout_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class TransitionRow:
+    instance_id: int
+    number: int
+    kind: str
+    name: str
+    message_id: str
+    inbox_id: int | None
+    handler: str
+    state: str
+    status: str
+    commands: str
+    timers: str
+    correlation_id: str
+    causation_id: str
+    attempt: int
+    recorded_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class CommandRow:
+    """A command to insert. ``status`` is dispatched for one that its own batch will dispatch."""
+
+    command_id: str
+    kind: str
+    name: str
+    version: int
+    payload: str
+    options: str
+    process: str
+    key: str
+    instance_id: int | None
+    status: str
+    due_at: datetime
+    expires_at: datetime | None
+    dispatches: int
+    correlation_id: str
+    causation_id: str
+    depth: int
+    issued_at: datetime
+    settled_at: datetime | None = None
+    reason: str = ""

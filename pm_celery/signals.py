@@ -1,0 +1,38 @@
+"""What the package announces; nothing in it logs or counts but receivers of these.
+
+Sent with ``send_robust`` once the news is committed: a receiver that raises harms nobody. All arguments
+are plain values.
+"""
+
+from django.dispatch import Signal
+
+__all__ = [
+    "batch_recorded",
+    "broker_unreachable",
+    "command_retried",
+    "command_settled",
+    "died",
+    "message_retried",
+    "operated",
+    "unknown_message",
+    "worker_lost",
+]
+
+# A transaction of the engine: partition, transitions, skipped, unmatched (numbers).
+batch_recorded = Signal()
+# A run failed and will be repeated: process, key, name, message_id, error, attempts, retry_at.
+message_retried = Signal()
+# The same of a command: name, command_id, error, attempts, retry_at.
+command_retried = Signal()
+# A command ran, or was given up: name, command_id, status.
+command_settled = Signal()
+# A dead letter was opened: letter_id, place, process, key, name, message_id, error (the exception).
+died = Signal()
+# A row waits for a release that knows its type: process, name, version, message_id.
+unknown_message = Signal()
+# A batch was found whose worker died in it: partition, message_ids.
+worker_lost = Signal()
+# Celery could not take a message: error, what. The tick will find the row.
+broker_unreachable = Signal()
+# An operator's verb did something: verb, by, subject.
+operated = Signal()

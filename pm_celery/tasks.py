@@ -1,0 +1,90 @@
+"""Celery's skin: few tasks, with names that never change, whose messages say only where to look."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Task, shared_task, signals
+
+from pm_celery import engine, outbox, retention, ticks
+from pm_celery.publishing import publish_named
+
+__all__ = ["advance", "prune", "publish", "run_command", "tick"]
+
+# A signature of a task without a time limit holds its lease this long once it has begun, in seconds.
+_SIGNATURE_SECONDS = 3600.0
+
+
+@shared_task(name="pm_celery.advance", ignore_result=True)
+def advance(partition: int) -> None:
+    """Handle what is due in a partition."""
+    engine.advance(int(partition))
+
+
+@shared_task(name="pm_celery.tick", ignore_result=True)
+def tick() -> None:
+    """Find what is due or stranded. Beat sends it."""
+    ticks.tick()
+
+
+@shared_task(name="pm_celery.run_command", ignore_result=True)
+def run_command(command_id: str) -> str:
+    """Run a command that has no task of its own here."""
+    return outbox.run(command_id)
+
+
+@shared_task(name="pm_celery.prune", ignore_result=True)
+def prune() -> int:
+    """Remove what ``PM_CELERY["RETENTION"]`` no longer keeps. Beat sends it once an hour."""
+    return retention.prune()
+
+
+@shared_task(name="pm_celery.publish", bind=True, ignore_result=True)
+def publish(
+    self: Task[Any, Any],
+    name: str,
+    payload: object,
+    id: str | None = None,
+    correlation_id: str | None = None,
+    occurred_at: str | None = None,
+) -> str:
+    """Publish an event for another service: wire name, JSON payload, event id.
+
+    Without an id, that of the Celery task is taken, so that a redelivered message publishes once.
+    """
+    return publish_named(
+        name,
+        payload,
+        str(id if id is not None else self.request.id),
+        correlation_id=correlation_id,
+        occurred_at=occurred_at,
+    )
+
+
+# -- what became of the tasks that instances sent as signatures --------------------------------------
+
+
+def _ours(task: Any) -> str | None:
+    request = getattr(task, "request", None)
+    headers = getattr(request, "headers", None) or {}
+    found = headers.get(outbox.HEADER) or getattr(request, outbox.HEADER, None)
+    # Celery copies headers to what a task sends in turn: only the task with the command's id counts.
+    return str(found) if found and found == getattr(request, "id", None) else None
+
+
+@signals.task_prerun.connect(dispatch_uid="pm_celery.signature_begins")
+def _signature_begins(task: Any = None, **_: Any) -> None:
+    if command_id := _ours(task):
+        outbox.extend_signature(command_id, task.time_limit or _SIGNATURE_SECONDS)
+
+
+@signals.task_success.connect(dispatch_uid="pm_celery.signature_done")
+def _signature_done(sender: Any = None, **_: Any) -> None:
+    if command_id := _ours(sender):
+        outbox.settle_signature(command_id, None)
+
+
+@signals.task_failure.connect(dispatch_uid="pm_celery.signature_failed")
+def _signature_failed(sender: Any = None, exception: Any = None, **_: Any) -> None:
+    if command_id := _ours(sender):
+        outbox.settle_signature(command_id, exception)

@@ -1,0 +1,90 @@
+"""Timers and timeouts whose moment has come enter the inbox; the operator's verb cancels one."""
+
+from __future__ import annotations
+
+from django.db import connections, transaction
+
+from pm_celery import clock, inbox
+from pm_celery.conf import get_settings
+from pm_celery.exceptions import Refused
+from pm_celery.instances import announce, timeout_message
+from pm_celery.models import Instance, Timer
+from pm_celery.rows import NewMessage
+
+__all__ = ["cancel", "fire_due"]
+
+
+def fire_due(limit: int = 1000) -> int:
+    """Put due timers and timeouts into the inbox; how many. Several may do this at once.
+
+    A row and its mark commit together, so that none is lost; and its message id is made of the moment,
+    so that none is there twice.
+    """
+    return _fire_timers(limit) + _fire_timeouts(limit)
+
+
+def _fire_timers(limit: int) -> int:
+    alias = get_settings().database
+    skip = connections[alias].features.has_select_for_update_skip_locked
+    now = clock.now()
+    if not Timer.objects.using(alias).due(now).exists():
+        return 0
+    with transaction.atomic(using=alias):
+        due = list(Timer.objects.using(alias).select_for_update(skip_locked=skip).due(now)[:limit])
+        owners = Instance.objects.using(alias).in_bulk({timer.instance_id for timer in due})
+        rows = [
+            _message(timer, owners[timer.instance_id], now)
+            for timer in due
+            if timer.instance_id in owners
+        ]
+        inbox.put(rows)
+        Timer.objects.using(alias).filter(pk__in=[timer.pk for timer in due]).update(fired_at=now)
+    return len(due)
+
+
+def _message(timer: Timer, instance: Instance, now) -> NewMessage:  # type: ignore[no-untyped-def]
+    return NewMessage(
+        message_id=f"timer:{instance.pk}:{timer.pk}:{timer.due_at.timestamp():.6f}",
+        kind="timer",
+        name=timer.name,
+        version=1,
+        payload=timer.payload,
+        process=instance.process,
+        key=instance.key,
+        partition=instance.partition,
+        due_at=now,
+        correlation_id=timer.correlation_id,
+        causation_id=timer.causation_id,
+        depth=0,
+        occurred_at=timer.due_at,
+        published_at=now,
+    )
+
+
+def _fire_timeouts(limit: int) -> int:
+    alias = get_settings().database
+    skip = connections[alias].features.has_select_for_update_skip_locked
+    now = clock.now()
+    if not Instance.objects.using(alias).timeout_passed(now).exists():
+        return 0
+    with transaction.atomic(using=alias):
+        # Whom the engine holds just now is skipped: it may be ending, and the next tick looks again.
+        due = list(
+            Instance.objects.using(alias)
+            .select_for_update(skip_locked=skip)
+            .timeout_passed(now)[:limit]
+        )
+        inbox.put([timeout_message(row, row.timeout_at or now, now) for row in due])
+        Instance.objects.using(alias).filter(pk__in=[row.pk for row in due]).update(timeout_at=None)
+    return len(due)
+
+
+def cancel(timer_id: int, *, by: str = "") -> None:
+    """Let a timer not fire. Raises ``Refused`` if it is gone or its handler runs already."""
+    alias = get_settings().database
+    with transaction.atomic(using=alias):
+        timer = Timer.objects.using(alias).select_for_update().filter(pk=timer_id).first()
+        if timer is None:
+            raise Refused("it was handled or cancelled already")
+        timer.delete(using=alias)
+        announce(alias, "cancel timer", by, timer)

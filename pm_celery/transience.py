@@ -1,0 +1,45 @@
+"""Which database errors say nothing about the message: the run is repeated, and costs no attempt."""
+
+from __future__ import annotations
+
+from django.db import DatabaseError, Error, InterfaceError, OperationalError
+
+__all__ = ["is_transient"]
+
+# SQLSTATE classes and codes: connection lost, serialization failure, deadlock, lock not available,
+# the server shuts down or starts up, too many connections.
+_SQLSTATE_CLASSES = ("08", "40")
+_SQLSTATES = {"55P03", "57P01", "57P02", "57P03", "53300"}
+# MySQL and MariaDB: lock wait timeout, deadlock, server gone, connection lost, shutdown.
+_MYSQL_CODES = {1205, 1213, 2006, 2013, 1053, 2002, 2003, 1040}
+
+
+def is_transient(error: BaseException | None) -> bool:
+    """Whether an exception, or what it was raised from, is a lost lock, race or connection."""
+    seen = 0
+    while error is not None and seen < 10:
+        if isinstance(error, InterfaceError):
+            return True
+        if isinstance(error, DatabaseError | Error) and _says_so(error):
+            return True
+        error = error.__cause__ or error.__context__
+        seen += 1
+    return False
+
+
+def _says_so(error: BaseException) -> bool:
+    driver = error.__cause__ or error
+    state = getattr(driver, "sqlstate", None) or getattr(driver, "pgcode", None)
+    if state:
+        return state[:2] in _SQLSTATE_CLASSES or state in _SQLSTATES
+    code = error.args[0] if error.args else None
+    if isinstance(code, int):
+        return code in _MYSQL_CODES
+    text = str(error)
+    if "database is locked" in text or "database table is locked" in text:
+        return True
+    # psycopg gives no state for a connection that broke under it.
+    return isinstance(error, OperationalError) and (
+        type(driver).__module__.startswith("psycopg")
+        and type(driver).__name__ == "OperationalError"
+    )

@@ -1,0 +1,80 @@
+"""Wake-ups: the Celery messages that say "look here", and say it once.
+
+The message may be lost, doubled or late. One that is outstanding longer than its lease counts as lost;
+the tick then sends another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import partial
+
+from django.db import transaction
+
+from pm_celery import clock
+from pm_celery.broker import post_office
+from pm_celery.conf import get_settings
+from pm_celery.keys import PARTITIONS
+from pm_celery.models import InboxMessage, Wakeup
+from pm_celery.statements import statements
+
+__all__ = ["arrived", "partitions_with_work", "wake", "wake_on_commit"]
+
+ADVANCE_TASK = "pm_celery.advance"
+
+
+def wake_on_commit(partitions: Collection[int]) -> None:
+    """Wake partitions once the caller's transaction is committed; never fails the caller."""
+    if partitions:
+        alias = get_settings().database
+        transaction.on_commit(partial(wake, partitions), using=alias, robust=True)
+
+
+def wake(partitions: Collection[int]) -> None:
+    """Send a wake-up to each partition that has none outstanding."""
+    settings = get_settings()
+    alias = settings.database
+    fresh = statements(alias).wake(alias, sorted(partitions), clock.now())
+    # If we die here, or the broker refuses, the wake-up stays outstanding until its lease ends:
+    # that spares the next publishers a broker that is down.
+    if not fresh:
+        return
+    with post_office() as post:
+        for partition in fresh:
+            route = {} if settings.queues == 1 else {"queue": queue_of(partition)}
+            post.send(
+                ADVANCE_TASK, [partition], what=f"the wake-up of partition {partition}", **route
+            )
+
+
+def queue_of(partition: int) -> str:
+    """The queue of a partition's wake-ups where ``PM_CELERY["QUEUES"]`` is above 1."""
+    return f"pm_celery.{partition % get_settings().queues}"
+
+
+def arrived(partition: int) -> None:
+    """A wake-up reached its worker: from now on, publishing sends a new one.
+
+    Committed before the engine looks, so that what is published later is either seen or announced.
+    """
+    Wakeup.objects.using(get_settings().database).filter(partition=partition).delete()
+
+
+def forget_lost() -> None:
+    """Forget wake-ups whose lease has ended."""
+    settings = get_settings()
+    lost = Wakeup.objects.using(settings.database).filter(
+        woken_at__lte=clock.now() - settings.wake_lease
+    )
+    lost.delete()
+
+
+def partitions_with_work() -> list[int]:
+    """Partitions in which something is due: one probe of an index for each."""
+    alias = get_settings().database
+    now = clock.now()
+    return [
+        partition
+        for partition in range(PARTITIONS)
+        if InboxMessage.objects.using(alias).due(partition, now).exists()
+    ]

@@ -40,7 +40,7 @@ class Post:
             self._app.signature(task, args=args).apply_async(
                 producer=self._producer, retry=True, retry_policy=_RETRY_POLICY, **options
             )
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 -- brokers raise anything; the row is safe
             self.broken = error
             signals.broker_unreachable.send_robust(sender=Post, error=error, what=what)
             return False
@@ -60,7 +60,7 @@ class Post:
             ).apply_async(
                 producer=self._producer, retry=True, retry_policy=_RETRY_POLICY, **options
             )
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 -- brokers raise anything; the row is safe
             self.broken = error
             signals.broker_unreachable.send_robust(sender=Post, error=error, what=what)
             return False
@@ -70,7 +70,7 @@ class Post:
 @contextmanager
 def post_office() -> Iterator[Post]:
     """A post whose producer is held for everything that is sent inside."""
-    app: Celery = current_app._get_current_object()
+    app: Celery = current_app._get_current_object()  # type: ignore[attr-defined]
     if app.conf.task_always_eager:
         yield Post(app, None)
         return
@@ -82,10 +82,10 @@ def post_office() -> Iterator[Post]:
             connection.transport_options = {
                 "socket_timeout": _SOCKET_SECONDS,
                 "socket_connect_timeout": _SOCKET_SECONDS,
-                **connection.transport_options,
+                **(connection.transport_options or {}),
             }
         producer = producers[connection].acquire(block=True, timeout=_SOCKET_SECONDS)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 -- as above
         signals.broker_unreachable.send_robust(sender=Post, error=error, what="anything")
         post = Post(app, None)
         post.broken = error

@@ -64,7 +64,7 @@ def check_declarations(app_configs: AppConfigs = None, **_: Any) -> list[CheckMe
 def _check_process(definition: ProcessDefinition) -> Iterator[CheckMessage]:
     try:
         definition.dump(definition.initial())
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 -- a field's default or type may raise anything
         yield _error(
             "E007",
             f"{definition.where}: its state cannot be stored: {error}",
@@ -138,7 +138,7 @@ def _check_messages() -> Iterator[CheckMessage]:
         where = f"{declared.cls.__module__}.{declared.cls.__qualname__}"
         try:
             declared.adapter  # noqa: B018 -- builds it
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 -- pydantic raises what annotations raise
             yield _error(
                 "E023",
                 f"{where} cannot be stored: {str(error).splitlines()[0]}",

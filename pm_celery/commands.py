@@ -67,7 +67,7 @@ class CommandHandler:
 
         run.__doc__ = inspect.getdoc(self.function)
         run.__module__ = self.function.__module__
-        shared_task(name=task_name(self.name), ignore_result=True, **self.options)(run)
+        shared_task(name=task_name(self.name), ignore_result=True, **self.options)(run)  # type: ignore[no-untyped-call]
 
 
 def task_name(command: str) -> str:

@@ -48,13 +48,13 @@ def discard(letter_id: int, *, resume: bool = True, by: str = "") -> None:
         letter, instance = _locked(alias, letter_id)
         now = clock.now()
         if letter.command_id is not None:
-            OutboxCommand.objects.using(alias).filter(pk=letter.command_id, status="dead").update(
-                status="discarded", settled_at=now
-            )
+            OutboxCommand.objects.using(alias).filter(
+                pk=letter.command_id or 0, status="dead"
+            ).update(status="discarded", settled_at=now)
         elif letter.place != Place.PUBLISH:
-            InboxMessage.objects.using(alias).filter(pk=letter.message_id, status="dead").update(
-                status="discarded", handled_at=now
-            )
+            InboxMessage.objects.using(alias).filter(
+                pk=letter.message_id or 0, status="dead"
+            ).update(status="discarded", handled_at=now)
             if instance is not None and instance.status == "failed" and instance.ended_at is None:
                 if resume:
                     instances.resume(alias, instance, by, now)
@@ -87,7 +87,7 @@ def _retry_command(alias: str, letter: DeadLetter) -> None:
     now = clock.now()
     changed = (
         OutboxCommand.objects.using(alias)
-        .filter(pk=letter.command_id, status="dead")
+        .filter(pk=letter.command_id or 0, status="dead")
         .update(status="pending", due_at=now, attempts=0, dispatches=0, expires_at=None, reason="")
     )
     if not changed:
@@ -99,7 +99,7 @@ def _retry_message(alias: str, letter: DeadLetter, instance: Instance | None, by
     row = (
         InboxMessage.objects.using(alias)
         .select_for_update()
-        .filter(pk=letter.message_id, status="dead")
+        .filter(pk=letter.message_id or 0, status="dead")
         .first()
     )
     if row is None:

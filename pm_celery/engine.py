@@ -347,7 +347,7 @@ def _route_unrouted(claimed: Sequence[Claimed]) -> None:
                 continue
             try:
                 hearers = route_stored(declared, row)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 -- a correlate is user code
                 failures.kill_unrouted(row, error)
                 continue
             row.status = "handled" if hearers else "unmatched"

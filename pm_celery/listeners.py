@@ -59,7 +59,7 @@ def route(declared: MessageType, event: object, event_id: str) -> list[Route]:
         name = listener.name
         try:
             key = listener.key_of(declared, event)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 -- a correlate is user code
             routes.append(Route(name, "", partition_of(name, event_id), error))
             continue
         if key is None:

@@ -63,7 +63,7 @@ class MessageType:
     def field_names(self) -> frozenset[str]:
         if issubclass(self.cls, pydantic.BaseModel):
             return frozenset(self.cls.model_fields)
-        return frozenset(field.name for field in dataclasses.fields(self.cls))
+        return frozenset(field.name for field in dataclasses.fields(self.cls))  # type: ignore[arg-type]
 
     def encode(self, message: object) -> str:
         """The JSON text to store. Raises ``InvalidMessage`` with pydantic's words."""

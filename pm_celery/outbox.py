@@ -22,7 +22,7 @@ from pm_celery.keys import partition_of
 from pm_celery.letters import announce_death, described
 from pm_celery.models import DeadLetter, OutboxCommand
 from pm_celery.models.dead_letters import Place
-from pm_celery.models.outbox import UNSETTLED
+from pm_celery.models.outbox import UNSETTLED, OutboxQuerySet
 from pm_celery.retries import DEFAULT_RETRY, Retry
 from pm_celery.rows import NewMessage
 from pm_celery.transience import is_transient
@@ -121,7 +121,7 @@ def dispatch_due(limit: int = 500) -> int:
     return len(due)
 
 
-def _locking(alias: str):  # type: ignore[no-untyped-def]
+def _locking(alias: str) -> OutboxQuerySet:
     skip = connections[alias].features.has_select_for_update_skip_locked
     return OutboxCommand.objects.using(alias).select_for_update(skip_locked=skip)
 

@@ -123,7 +123,7 @@ def handle(
         "retry": retry,
         "unmatched": unmatched,
     }
-    return _marking(_Mark("event", event, options))  # type: ignore[return-value]
+    return _marking(_Mark("event", event, options))
 
 
 def on_timer(name: str) -> Callable[[F], F]:
@@ -285,7 +285,7 @@ class ProcessDefinition:
 
     def _unmatched(self, value: object, where: str) -> Unmatched | None:
         if value is None or value in ("ignore", "dead_letter"):
-            return value  # type: ignore[return-value]
+            return value
         if isinstance(value, Wait):
             try:
                 value.duration  # noqa: B018 -- raises for what is no duration
@@ -536,7 +536,7 @@ class ProcessManager:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        reserved = _RESERVED.intersection(cls.__dict__.get("__annotations__", {}))
+        reserved = _RESERVED.intersection(inspect.get_annotations(cls))
         trouble: list[tuple[str, str, str]] = [
             ("E007", f".{name} is a name that every process has already.", "Rename the field.")
             for name in sorted(reserved)

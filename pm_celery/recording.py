@@ -14,7 +14,7 @@ from django.db.models import Q
 from pm_celery import registry
 from pm_celery.conf import get_settings
 from pm_celery.deciding import Case, Step
-from pm_celery.decisions import IssuedCommand
+from pm_celery.decisions import IssuedCommand, TimerSet
 from pm_celery.letters import open_letter
 from pm_celery.models import Instance, OutboxCommand, Timer
 from pm_celery.models.dead_letters import Place
@@ -208,15 +208,19 @@ def _timers_left(case: Case) -> dict[str, Timer | None]:
         if step.row.kind == "timer":
             left[step.row.name] = None
         for name, timer in step.decision.timers.items():
-            left[name] = timer and Timer(
-                instance_id=case.instance.id if case.instance else None,
-                name=name,
-                due_at=timer.due_at,
-                payload=timer.payload,
-                correlation_id=step.row.correlation_id,
-                causation_id=step.row.message_id,
-            )
+            left[name] = None if timer is None else _timer(case, step, timer)
     return left
+
+
+def _timer(case: Case, step: Step, timer: TimerSet) -> Timer:
+    return Timer(
+        instance_id=case.instance.id if case.instance else 0,
+        name=timer.name,
+        due_at=timer.due_at,
+        payload=timer.payload,
+        correlation_id=step.row.correlation_id,
+        causation_id=step.row.message_id,
+    )
 
 
 def skip_parked(alias: str, process: str, key: str, status: str, now: datetime) -> None:

@@ -80,7 +80,7 @@ def _prune_loose_rows(alias: str, before: datetime, batch: int) -> int:
     )
     commands = (
         OutboxCommand.objects.using(alias)
-        .filter(settled_at__lt=before, instance_id=None)
+        .filter(settled_at__lt=before, instance__isnull=True)
         .order_by("settled_at")
         .values_list("pk", flat=True)[:batch]
     )

@@ -26,7 +26,7 @@ class Retry:
     """What happens after a run that raised.
 
     strategy:
-        ``"none"``; ``"fixed"``, always ``delay``; ``"linear"``, ``delay`` × number of the retry;
+        ``"none"``; ``"fixed"``, always ``delay``; ``"linear"``, ``delay`` times the number of the retry;
         ``"exponential"``, ``delay`` doubled with each retry.
     max_retries:
         further runs after the first one: 3 means four runs.

@@ -6,7 +6,9 @@ Each step is idempotent, skips what another tick holds, and is one indexed query
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 
 from pm_celery import clock, outbox, timers, wakeups
 from pm_celery.conf import get_settings
@@ -40,7 +42,7 @@ def tick() -> Ticked:
     return Ticked(fired, len(partitions), dispatched)
 
 
-def _until_none(chore, end: float) -> int:  # type: ignore[no-untyped-def]
+def _until_none(chore: Callable[[], int], end: float) -> int:
     total = 0
     while done := chore():
         total += done
@@ -49,7 +51,7 @@ def _until_none(chore, end: float) -> int:  # type: ignore[no-untyped-def]
     return total
 
 
-def last_tick():  # type: ignore[no-untyped-def]
+def last_tick() -> datetime | None:
     """When the last tick ran, in UTC, or None."""
     beat = Heartbeat.objects.using(get_settings().database).filter(name=TICK).first()
     return beat.beat_at if beat else None

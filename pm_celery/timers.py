@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from django.db import connections, transaction
 
 from pm_celery import clock, inbox
@@ -42,7 +44,7 @@ def _fire_timers(limit: int) -> int:
     return len(due)
 
 
-def _message(timer: Timer, instance: Instance, now) -> NewMessage:  # type: ignore[no-untyped-def]
+def _message(timer: Timer, instance: Instance, now: datetime) -> NewMessage:
     return NewMessage(
         message_id=f"timer:{instance.pk}:{timer.pk}:{timer.due_at.timestamp():.6f}",
         kind="timer",

@@ -61,7 +61,8 @@ def _pairs(keys: Collection[InstanceKey]) -> tuple[list[str], list[str]]:
 def _fetch(alias: str, query: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
     with connections[alias].cursor() as cursor:
         cursor.execute(query, parameters)
-        return cursor.fetchall()
+        rows: list[tuple[Any, ...]] = cursor.fetchall()
+    return rows
 
 
 def _run(alias: str, query: str, parameters: Sequence[Any]) -> int:
@@ -179,13 +180,14 @@ def claim(
     passed_keys: Collection[InstanceKey],
     passed_ids: Collection[int],
 ) -> list[Claimed]:
-    passed, parameters = "", []
+    passed = ""
+    parameters: list[Any] = []
     if passed_keys:
         passed += _PASSED_KEYS
         parameters += _pairs(passed_keys)
     if passed_ids:
         passed += _PASSED_IDS
-        parameters.append(list(passed_ids))  # type: ignore[arg-type]
+        parameters.append(list(passed_ids))
     query = _CLAIM.format(passed=passed)
     return [Claimed(*row) for row in _fetch(alias, query, [partition, now, *parameters, limit])]
 

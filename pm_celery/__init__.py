@@ -12,17 +12,17 @@ if TYPE_CHECKING:
     from pm_celery.commands import command_handler as command_handler
     from pm_celery.decisions import Failure as Failure
     from pm_celery.decisions import Message as Message
+    from pm_celery.handlers import Wait as Wait
+    from pm_celery.handlers import handle as handle
+    from pm_celery.handlers import on_command_failed as on_command_failed
+    from pm_celery.handlers import on_failure as on_failure
+    from pm_celery.handlers import on_timeout as on_timeout
+    from pm_celery.handlers import on_timer as on_timer
     from pm_celery.messages import command as command
     from pm_celery.messages import event as event
     from pm_celery.policies import Reaction as Reaction
     from pm_celery.policies import policy as policy
     from pm_celery.process import ProcessManager as ProcessManager
-    from pm_celery.process import Wait as Wait
-    from pm_celery.process import handle as handle
-    from pm_celery.process import on_command_failed as on_command_failed
-    from pm_celery.process import on_failure as on_failure
-    from pm_celery.process import on_timeout as on_timeout
-    from pm_celery.process import on_timer as on_timer
     from pm_celery.publishing import Envelope as Envelope
     from pm_celery.publishing import apublish as apublish
     from pm_celery.publishing import publish as publish
@@ -56,8 +56,8 @@ _HOMES = {
     "decisions": ("Failure", "Message"),
     "messages": ("command", "event"),
     "policies": ("Reaction", "policy"),
-    "process": (
-        "ProcessManager",
+    "process": ("ProcessManager",),
+    "handlers": (
         "Wait",
         "handle",
         "on_command_failed",

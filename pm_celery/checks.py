@@ -15,8 +15,8 @@ from django.db.migrations.executor import MigrationExecutor
 
 from pm_celery import registry
 from pm_celery.conf import get_settings
+from pm_celery.definitions import ProcessDefinition
 from pm_celery.exceptions import SettingsError
-from pm_celery.process import ProcessDefinition
 
 __all__ = ["check_database", "check_declarations", "check_environment", "check_settings"]
 

@@ -38,7 +38,9 @@ class CommandHandler:
         self.command = command
         self.retry = retry
         self.expires = expires
-        self.options = options
+        # Celery frowns on queue and priority as attributes of a task: they go with each message.
+        self.message_options = {k: v for k, v in options.items() if k in ("queue", "priority")}
+        self.task_options = {k: v for k, v in options.items() if k not in self.message_options}
         self.registered_as: str | None = None
 
     @property
@@ -67,7 +69,7 @@ class CommandHandler:
 
         run.__doc__ = inspect.getdoc(self.function)
         run.__module__ = self.function.__module__
-        shared_task(name=task_name(self.name), ignore_result=True, **self.options)(run)  # type: ignore[no-untyped-call]
+        shared_task(name=task_name(self.name), ignore_result=True, **self.task_options)(run)  # type: ignore[no-untyped-call]
 
 
 def task_name(command: str) -> str:

@@ -6,11 +6,11 @@ from django.db import transaction
 
 from pm_celery import clock, instances, registry
 from pm_celery.conf import get_settings
+from pm_celery.definitions import ProcessDefinition
 from pm_celery.exceptions import Refused, UnusableKey
 from pm_celery.keys import partition_of
 from pm_celery.models import DeadLetter, InboxMessage, Instance, OutboxCommand
 from pm_celery.models.dead_letters import LetterStatus, Place
-from pm_celery.process import ProcessDefinition
 from pm_celery.publishing import route_stored
 from pm_celery.wakeups import wake_on_commit
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
@@ -18,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from pm_celery import registry
 from pm_celery.conf import get_settings
 from pm_celery.decisions import Decision, Failure, Ignored, Message, Turn, caused_by
+from pm_celery.definitions import ProcessDefinition
 from pm_celery.exceptions import (
     ChainTooDeep,
     Misuse,
@@ -25,9 +26,9 @@ from pm_celery.exceptions import (
     UnknownMessage,
     UnmatchedEvent,
 )
+from pm_celery.handlers import EventHandler, Wait
 from pm_celery.messages import MessageType
 from pm_celery.policies import PolicyDefinition, Reaction
-from pm_celery.process import EventHandler, ProcessDefinition, Wait
 from pm_celery.retries import Retry
 from pm_celery.rows import InboxMark, InboxRow, InstanceRow
 
@@ -66,7 +67,15 @@ class Case:
     marks: dict[int, InboxMark] = field(default_factory=dict)
     unmatched: list[tuple[InboxRow, UnmatchedEvent]] = field(default_factory=list)
     unknown: list[InboxRow] = field(default_factory=list)
+    held_until: datetime | None = None
+    releases_waiting: bool = False
     ended_here: bool = False
+
+    def hold(self, row: InboxRow, until: datetime, *, unknown: bool = False) -> None:
+        """Nothing of this case is handled before a moment, for its first message must wait."""
+        self.held_until = until
+        if unknown:
+            self.unknown.append(row)
 
     def mark(
         self,
@@ -86,56 +95,36 @@ class Case:
 # -- one case, message by message -------------------------------------------------------------------
 
 
-def decide_case(case: Case, now: datetime, out_of_time: Any = lambda: False) -> None:
+def decide_case(case: Case, now: datetime, out_of_time: Callable[[], bool] = bool) -> None:
     """Go through a case's rows in order, and write into it what becomes of each.
 
-    Ends early at a message that must wait (a backoff, an unknown type): what comes behind it waits too.
+    Ends early at a message that must wait (a backoff, an unknown type): what is behind it waits too.
     Raises ``HandlerFailed``.
     """
     if isinstance(case.listener, PolicyDefinition):
         for row in case.rows:
             _react(case, case.listener, row, now)
         return
+    unknown_until = now + get_settings().unknown_message_wait
     if case.listener is None or case.instance is None:
-        _hold(case, case.rows, now, now + get_settings().unknown_message_wait)
-        case.unknown += case.rows[:1]
+        case.hold(case.rows[0], unknown_until, unknown=True)
         return
-    instance, definition = case.instance, case.listener
-    queue, early = list(case.rows), list[InboxRow]()
-    while queue:
+    for row in case.rows:
         if case.marks and out_of_time():
             return
-        row = queue.pop(0)
         if row.status == "pending" and row.due_at > now:
-            _hold(case, queue, now, row.due_at)
+            case.hold(row, row.due_at)
             return
-        if instance.number == 0 and row.status == "waiting":
-            if row.due_at <= now:
-                case.mark(row, "unmatched", now, "no start event came in time")
-            else:
-                early.append(row)
-            continue
         try:
-            began = _step(case, definition, instance, row, now)
+            started = _step(case, case.listener, case.instance, row, now)
         except UnknownMessage:
-            wait = now + get_settings().unknown_message_wait
-            _hold(case, [row, *queue], now, wait)
-            case.unknown.append(row)
+            case.hold(row, unknown_until, unknown=True)
             return
-        if began and early:
-            # What waited for the start is next, before the rest of the queue; in a transaction of its
-            # own, so that its failure does not undo the start.
-            for waiting in early:
-                case.mark(waiting, "pending", now, "", now)
+        if started and case.listener.lets_events_wait:
+            # What waited for this start is next, before the rows that we hold here; in a transaction
+            # of its own, so that its failure does not undo the start.
+            case.releases_waiting = True
             return
-        if not began and row.id in case.marks and case.marks[row.id].status == "waiting":
-            early.append(row)
-
-
-def _hold(case: Case, rows: list[InboxRow], now: datetime, until: datetime) -> None:
-    for row in rows:
-        if row.due_at <= now and row.status == "pending":
-            case.mark(row, "pending", now, "behind a message that waits", until)
 
 
 def _step(
@@ -178,6 +167,9 @@ def _step(
 
 
 def _no_instance(case: Case, row: InboxRow, handler: object, now: datetime) -> None:
+    if row.status == "waiting":
+        case.mark(row, "unmatched", now, "no start event came in time")
+        return
     unmatched = handler.unmatched if isinstance(handler, EventHandler) else "ignore"
     if isinstance(unmatched, Wait):
         until = row.published_at + unmatched.duration

@@ -7,60 +7,25 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from django.db import connections, transaction
 
-from pm_celery import batches, clock, failures, outbox, registry, signals, wakeups
+from pm_celery import batches, clock, failures, outbox, signals, wakeups
+from pm_celery.claiming import Selection, claim, lock
 from pm_celery.conf import get_settings
 from pm_celery.deciding import Case, HandlerFailed, decide_case
-from pm_celery.keys import partition_of
-from pm_celery.models import InboxMessage, Timer
-from pm_celery.policies import PolicyDefinition
-from pm_celery.process import ProcessDefinition
-from pm_celery.publishing import route_stored
+from pm_celery.definitions import ProcessDefinition
 from pm_celery.recording import Recorded, record
-from pm_celery.rows import Claimed
-from pm_celery.statements import InstanceKey, statements
 from pm_celery.transience import is_transient
+from pm_celery.unrouted import route_unrouted
 
 __all__ = ["advance"]
 
 T = TypeVar("T")
 
 _REPEATS = 8
-
-
-@dataclass(slots=True)
-class Selection:
-    """What a batch looks at: instances by key, and messages of policies by id."""
-
-    keys: set[InstanceKey] = field(default_factory=set)
-    ids: set[int] = field(default_factory=set)
-    message_ids: list[int] = field(default_factory=list)
-
-    def add(self, claimed: Claimed) -> None:
-        self.message_ids.append(claimed.id)
-        if is_policy(claimed.process):
-            self.ids.add(claimed.id)
-        else:
-            self.keys.add((claimed.process, claimed.key))
-
-    def each(self) -> list[Selection]:
-        """One selection for each case, so that only the culprit of a failure fails."""
-        return [
-            *(Selection(keys={key}) for key in sorted(self.keys)),
-            *(Selection(ids={id_}) for id_ in sorted(self.ids)),
-        ]
-
-    def __len__(self) -> int:
-        return len(self.keys) + len(self.ids)
-
-
-def is_policy(process: str) -> bool:
-    return isinstance(registry.listeners.get(process), PolicyDefinition)
 
 
 def advance(partition: int) -> bool:
@@ -76,11 +41,13 @@ def advance(partition: int) -> bool:
     passed = Selection()
     deadline = time.monotonic() + settings.advance_seconds
     while time.monotonic() < deadline:
-        claimed = _claim(partition, passed)
+        claimed = claim(partition, passed)
         if not claimed:
             batches.forget(suspects)
             return False
-        _route_unrouted([row for row in claimed if not row.process])
+        for row in claimed:
+            if not row.process:
+                route_unrouted(row.id)
         together, alone = Selection(), Selection()
         for row in claimed:
             if row.process:
@@ -96,20 +63,12 @@ def advance(partition: int) -> bool:
     return True
 
 
-def _claim(partition: int, passed: Selection) -> list[Claimed]:
-    settings = get_settings()
-    alias = settings.database
-    return statements(alias).claim(
-        alias, partition, clock.now(), settings.batch_size, passed.keys, passed.ids
-    )
-
-
 # -- one batch --------------------------------------------------------------------------------------
 
 
 def _run(partition: int, selection: Selection, passed: Selection) -> None:
     """Run a batch; if a handler raises, note its failure and run the other cases one by one."""
-    mark = batches.begin(partition, selection.message_ids) if selection.message_ids else None
+    mark = batches.begin(partition, selection.message_ids)
     try:
         _repeated(lambda: _transact(selection, passed, mark=mark))
     except HandlerFailed as failed:
@@ -118,7 +77,7 @@ def _run(partition: int, selection: Selection, passed: Selection) -> None:
         culprit = failed.case
         for single in selection.each():
             if len(selection) > 1 and not _is_of(single, culprit):
-                _run(partition, _marked(single, selection), passed)
+                _run(partition, single, passed)
     except Exception as error:
         # No handler raised this: recording failed, and it is not known whose fault it was.
         batches.end(mark)
@@ -128,12 +87,7 @@ def _run(partition: int, selection: Selection, passed: Selection) -> None:
             failures.note_unrecordable(selection.keys, selection.ids, error)
             return
         for single in selection.each():
-            _run(partition, _marked(single, selection), passed)
-
-
-def _marked(single: Selection, whole: Selection) -> Selection:
-    """A single case keeps the batch's message ids for its own mark: too many suspects cost little."""
-    return Selection(single.keys, single.ids, whole.message_ids)
+            _run(partition, single, passed)
 
 
 def _is_of(selection: Selection, case: Case) -> bool:
@@ -189,72 +143,12 @@ def _transact(
     with transaction.atomic(using=alias, durable=True):
         if mark is not None:
             batches.end(mark)
-        cases = _lock(alias, selection, passed, before=before)
+        cases = lock(alias, selection, passed, before=before)
         _decide(cases)
         recorded = record(alias, cases, clock.now())
     outbox.dispatch(recorded.to_dispatch())
     _announce(cases, recorded)
     return recorded
-
-
-def _lock(
-    alias: str,
-    selection: Selection,
-    passed: Selection,
-    *,
-    before: int | None,
-) -> list[Case]:
-    """Lock the instances, create missing ones, then read again what is open for exactly these."""
-    hot = statements(alias)
-    cases: dict[object, Case] = {}
-    known = {
-        key
-        for key in selection.keys
-        if isinstance(registry.listeners.get(key[0]), ProcessDefinition)
-    }
-    if known:
-        instances = hot.lock_instances(alias, known)
-        missing = known - {(row.process, row.key) for row in instances}
-        if missing:
-            wanted = [
-                (process, key, partition_of(process, key)) for process, key in sorted(missing)
-            ]
-            instances += hot.create_instances(alias, wanted, clock.now())
-            missing -= {(row.process, row.key) for row in instances}
-        if missing:
-            # Someone created these between our two statements, and may be done with them.
-            instances += hot.lock_instances(alias, missing)
-        for instance in instances:
-            listener = registry.listeners.get(instance.process)
-            cases[instance.process, instance.key] = Case(listener, instance, [])
-    for key in selection.keys - known:
-        cases[key] = Case(None, None, [])
-    passed.keys |= selection.keys - cases.keys()
-    if cases:
-        limit = get_settings().batch_size
-        keys: list[InstanceKey] = list(cases)  # type: ignore[arg-type]
-        for row in hot.read_open(alias, keys, limit, before):
-            cases[row.process, row.key].rows.append(row)
-        _read_timers(alias, cases.values())
-    if selection.ids:
-        locked = hot.lock_messages(alias, selection.ids)
-        passed.ids |= selection.ids - {row.id for row in locked}
-        for row in locked:
-            cases[row.id] = Case(registry.listeners.get(row.process), None, [row])
-    return list(cases.values())
-
-
-def _read_timers(alias: str, cases: Iterable[Case]) -> None:
-    """The moments for which fired timers are compared: one that was moved since is stale."""
-    by_id = {
-        case.instance.id: case
-        for case in cases
-        if case.instance and any(row.kind == "timer" for row in case.rows)
-    }
-    if by_id:
-        timers = Timer.objects.using(alias).filter(instance_id__in=by_id)
-        for instance_id, name, due_at in timers.values_list("instance_id", "name", "due_at"):
-            by_id[instance_id].timers[name] = due_at
 
 
 def _decide(cases: Sequence[Case]) -> None:
@@ -316,41 +210,3 @@ def _run_counted(selection: Selection, passed: Selection) -> None:
     if not any(mark.id == row.id and mark.status != "pending" for mark in recorded.marks):
         # It did not run: someone held the lock, or this release does not know it.
         failures.refund(row)
-
-
-def _route_unrouted(claimed: Sequence[Claimed]) -> None:
-    """Events that came by a name that no release knew then: route them if this one does."""
-    settings = get_settings()
-    for found in claimed:
-        with transaction.atomic(using=settings.database, durable=True):
-            row = (
-                InboxMessage.objects.using(settings.database)
-                .select_for_update()
-                .open()
-                .filter(pk=found.id)
-                .first()
-            )
-            if row is None:
-                continue
-            declared = registry.messages.get(row.name)
-            now = clock.now()
-            if declared is None or declared.kind != "event":
-                row.due_at = now + settings.unknown_message_wait
-                row.save(using=settings.database, update_fields=["due_at"])
-                signals.unknown_message.send_robust(
-                    sender=Case,
-                    process="",
-                    name=row.name,
-                    version=row.version,
-                    message_id=row.message_id,
-                )
-                continue
-            try:
-                hearers = route_stored(declared, row)
-            except Exception as error:  # noqa: BLE001 -- a correlate is user code
-                failures.kill_unrouted(row, error)
-                continue
-            row.status = "handled" if hearers else "unmatched"
-            row.reason = f"put into {hearers} inboxes" if hearers else "nobody hears it"
-            row.handled_at = now
-            row.save(using=settings.database, update_fields=["status", "reason", "handled_at"])

@@ -12,17 +12,17 @@ from django.db.models import F
 from pm_celery import clock, inbox, registry, signals
 from pm_celery.conf import get_settings
 from pm_celery.deciding import retry_of
+from pm_celery.definitions import ProcessDefinition
 from pm_celery.exceptions import WorkerLost
 from pm_celery.keys import partition_of
 from pm_celery.letters import announce_death, described, open_letter
 from pm_celery.models import DeadLetter, InboxMessage, Instance
 from pm_celery.models.dead_letters import Place
 from pm_celery.policies import PolicyDefinition
-from pm_celery.process import ProcessDefinition
 from pm_celery.rows import InboxRow, NewMessage, TransitionRow
 from pm_celery.statements import InstanceKey, statements
 
-__all__ = ["count_attempt", "kill_unrouted", "note", "note_unrecordable", "refund"]
+__all__ = ["count_attempt", "note", "note_unrecordable", "refund"]
 
 
 # -- counting before the run ------------------------------------------------------------------------
@@ -308,11 +308,3 @@ def _note_on_letter(alias: str, row: InboxRow, error: Exception) -> None:
     letter.failure_handler_error = found["traceback"] or f"{found['exception']}: {found['error']}"
     letter.save(using=alias, update_fields=["failure_handler_error"])
     announce_death(alias, letter, error)
-
-
-def kill_unrouted(row: InboxMessage, error: Exception) -> None:
-    """An event that came by name and cannot be routed: a dead letter, in the caller's transaction."""
-    alias = get_settings().database
-    row.status, row.reason = "dead", str(error)
-    row.save(using=alias, update_fields=["status", "reason"])
-    open_letter(alias, row, error, place=Place.CORRELATE, attempts=1, message_pk=row.pk)

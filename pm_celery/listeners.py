@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pm_celery import registry
+from pm_celery.definitions import ProcessDefinition
 from pm_celery.exceptions import DeclarationError
 from pm_celery.keys import partition_of
 from pm_celery.messages import MessageType
 from pm_celery.policies import PolicyDefinition
-from pm_celery.process import ProcessDefinition
 
 __all__ = ["Listener", "Route", "listeners_of", "route"]
 

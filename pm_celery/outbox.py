@@ -79,9 +79,10 @@ def dispatch(commands: Sequence[Dispatchable]) -> int:
                     signature, what=what, **{**given, "task_id": command_id, "headers": headers}
                 )
             else:
-                known = registry.command_handlers.get(command.name) is not None
-                task = f"pm_celery.command.{command.name}" if known else RUN_TASK
-                took = post.send(task, [command_id], what=what, task_id=command_id, **options)
+                handler = registry.command_handlers.get(command.name)
+                task = f"pm_celery.command.{command.name}" if handler else RUN_TASK
+                given = {**(handler.message_options if handler else {}), **options}
+                took = post.send(task, [command_id], what=what, task_id=command_id, **given)
             taken += took
     return taken
 

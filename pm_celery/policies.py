@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pm_celery import registry
 from pm_celery.decisions import Ignored, Message, Turn
+from pm_celery.definitions import Problem
 from pm_celery.durations import Duration
 from pm_celery.exceptions import InvalidMessage
 from pm_celery.messages import MessageType, message_type
-from pm_celery.process import Problem
 from pm_celery.retries import DEFAULT_RETRY, Retry
 
 if TYPE_CHECKING:

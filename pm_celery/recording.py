@@ -69,6 +69,7 @@ def record(alias: str, cases: Sequence[Case], now: datetime) -> Recorded:
     if recorded.marks:
         hot.mark_messages(alias, recorded.marks)
     for case in cases:
+        _write_waits(alias, case, now)
         for row, error in case.unmatched:
             open_letter(
                 alias, row, error, place=Place.UNMATCHED, attempts=row.attempts, message_pk=row.id
@@ -77,6 +78,18 @@ def record(alias: str, cases: Sequence[Case], now: datetime) -> Recorded:
             instance = case.instance
             skip_parked(alias, instance.process, instance.key, instance.status, now)
     return recorded
+
+
+def _write_waits(alias: str, case: Case, now: datetime) -> None:
+    if case.held_until is None and not case.releases_waiting:
+        return
+    first = case.rows[0]
+    rows = InboxMessage.objects.using(alias).filter(process=first.process, key=first.key)
+    if case.held_until is not None:
+        # All of them, also those that the batch did not read: what is due is claimed again and again.
+        rows.filter(status="pending", due_at__lte=now).update(due_at=case.held_until)
+    if case.releases_waiting:
+        rows.filter(status="waiting").update(status="pending", due_at=now, reason="")
 
 
 def _transition_row(instance: InstanceRow, step: Step, now: datetime) -> TransitionRow:

@@ -37,7 +37,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
 
 
 def start_postgres(config: pytest.Config) -> None:
-    server = PostgresServer(install=True)
+    server = PostgresServer(install=True, durable=False)
     try:
         server.start()
     except ServerMissing as missing:

@@ -264,6 +264,11 @@ class PostgresServer(Server):
     host = HOST
     user = "postgres"
 
+    def __init__(self, *, install: bool = False, durable: bool = True) -> None:
+        """Without `durable` nothing is synced: emptying the tables after each test is quick then."""
+        super().__init__(install=install)
+        self.durable = durable
+
     def url(self, database: str) -> str:
         """The address of one of its databases, as libpq wants it."""
         return f"postgresql://{self.user}@{self.host}:{self.port}/{quote(database)}"
@@ -331,6 +336,7 @@ class PostgresServer(Server):
             *("-h", self.host),
             *("-p", str(self.port)),
             *("-k", str(self.directory)),
+            *(() if self.durable else ("-c", "fsync=off", "-c", "full_page_writes=off")),
         ]
 
     def _answers(self, pid: int) -> bool:

@@ -55,9 +55,15 @@ class Statements(Protocol):
         """Lock open messages by id, skipping those that somebody holds."""
 
     def read_open(
-        self, alias: str, keys: Collection[InstanceKey], limit: int, before: int | None
+        self,
+        alias: str,
+        keys: Collection[InstanceKey],
+        now: datetime,
+        limit: int,
+        before: int | None,
     ) -> list[InboxRow]:
-        """Open messages of locked instances, due or not, in their order."""
+        """Messages of locked instances in their order: pending ones, due or not, and those that have
+        waited for a start event long enough."""
 
     def update_instances(self, alias: str, rows: Sequence[InstanceRow], now: datetime) -> None:
         """Write instances back."""

@@ -128,11 +128,12 @@ def lock_messages(alias: str, ids: Collection[int]) -> list[InboxRow]:
 
 
 def read_open(
-    alias: str, keys: Collection[InstanceKey], limit: int, before: int | None
+    alias: str, keys: Collection[InstanceKey], now: datetime, limit: int, before: int | None
 ) -> list[InboxRow]:
     rows: list[InboxRow] = []
     for chunk in _chunks(keys):
-        found = InboxMessage.objects.using(alias).open().filter(_any_of(chunk)).order_by("id")
+        found = InboxMessage.objects.using(alias).filter(_any_of(chunk)).order_by("id")
+        found = found.filter(Q(status="pending") | Q(status="waiting", due_at__lte=now))
         if before is not None:
             found = found.filter(pk__lt=before)
         rows += [InboxRow(*row) for row in found.values_list(*_INBOX)[:limit]]

@@ -128,7 +128,8 @@ _READ_OPEN = f"""
     FROM unnest(%s::text[], %s::text[]) AS wanted(process, key)
     JOIN pm_celery_inboxmessage AS message
       ON message.process = wanted.process AND message.key = wanted.key
-    WHERE message.status IN ('pending', 'waiting') {{before}}
+    WHERE message.status IN ('pending', 'waiting')
+      AND (message.status = 'pending' OR message.due_at <= %s) {{before}}
     ORDER BY message.id LIMIT %s
 """
 
@@ -208,11 +209,11 @@ def lock_messages(alias: str, ids: Collection[int]) -> list[InboxRow]:
 
 
 def read_open(
-    alias: str, keys: Collection[InstanceKey], limit: int, before: int | None
+    alias: str, keys: Collection[InstanceKey], now: datetime, limit: int, before: int | None
 ) -> list[InboxRow]:
     bound = [] if before is None else [before]
     query = _READ_OPEN.format(before="AND message.id < %s" if bound else "")
-    return [InboxRow(*row) for row in _fetch(alias, query, [*_pairs(keys), *bound, limit])]
+    return [InboxRow(*row) for row in _fetch(alias, query, [*_pairs(keys), now, *bound, limit])]
 
 
 def update_instances(alias: str, rows: Sequence[InstanceRow], now: datetime) -> None:

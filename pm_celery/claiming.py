@@ -1,0 +1,119 @@
+"""Claim and lock: which messages a batch looks at, and the cases that it then holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from pm_celery import clock, registry
+from pm_celery.conf import get_settings
+from pm_celery.deciding import Case
+from pm_celery.definitions import ProcessDefinition
+from pm_celery.keys import partition_of
+from pm_celery.models import Timer
+from pm_celery.policies import PolicyDefinition
+from pm_celery.rows import Claimed, InstanceRow
+from pm_celery.statements import InstanceKey, Statements, statements
+
+__all__ = ["Selection", "claim", "lock"]
+
+
+@dataclass(slots=True)
+class Selection:
+    """What a batch looks at: instances by key, and messages of policies by id."""
+
+    keys: set[InstanceKey] = field(default_factory=set)
+    ids: set[int] = field(default_factory=set)
+    message_ids: list[int] = field(default_factory=list)
+
+    def add(self, claimed: Claimed) -> None:
+        self.message_ids.append(claimed.id)
+        if isinstance(registry.listeners.get(claimed.process), PolicyDefinition):
+            self.ids.add(claimed.id)
+        else:
+            self.keys.add((claimed.process, claimed.key))
+
+    def each(self) -> list[Selection]:
+        """One selection for each case, so that only the culprit of a failure fails.
+
+        Each keeps the message ids of the whole, for its mark: a few suspects too many cost little.
+        """
+        return [
+            *(Selection({key}, set(), self.message_ids) for key in sorted(self.keys)),
+            *(Selection(set(), {id_}, self.message_ids) for id_ in sorted(self.ids)),
+        ]
+
+    def __len__(self) -> int:
+        return len(self.keys) + len(self.ids)
+
+
+def claim(partition: int, passed: Selection) -> list[Claimed]:
+    """Due messages of a partition, but for what was passed over; seen, not locked."""
+    settings = get_settings()
+    return statements(settings.database).claim(
+        settings.database, partition, clock.now(), settings.batch_size, passed.keys, passed.ids
+    )
+
+
+def lock(
+    alias: str, selection: Selection, passed: Selection, *, before: int | None = None
+) -> list[Case]:
+    """Lock what was selected, then read again what is open for exactly that: after the lock nothing
+    can change under it. What somebody else holds is added to ``passed``.
+
+    before: leave out messages from this id on.
+    """
+    hot = statements(alias)
+    cases = _lock_instances(alias, hot, selection.keys)
+    passed.keys |= selection.keys - cases.keys()
+    if cases:
+        limit = get_settings().batch_size
+        for row in hot.read_open(alias, list(cases), clock.now(), limit, before):
+            cases[row.process, row.key].rows.append(row)
+        _read_timers(alias, cases.values())
+    found = [case for case in cases.values() if case.rows or case.instance]
+    if selection.ids:
+        locked = hot.lock_messages(alias, selection.ids)
+        passed.ids |= selection.ids - {row.id for row in locked}
+        found += [Case(registry.listeners.get(row.process), None, [row]) for row in locked]
+    return found
+
+
+def _lock_instances(
+    alias: str, hot: Statements, keys: Iterable[InstanceKey]
+) -> dict[InstanceKey, Case]:
+    listeners = {process: registry.listeners.get(process) for process, _ in keys}
+    # Rows of a process that this release does not know are only looked at, to set them back.
+    cases = {key: Case(None, None, []) for key in keys if listeners[key[0]] is None}
+    known = {key for key in keys if isinstance(listeners[key[0]], ProcessDefinition)}
+    for instance in _locked_or_created(alias, hot, known) if known else ():
+        case = Case(listeners[instance.process], instance, [])
+        cases[instance.process, instance.key] = case
+    return cases
+
+
+def _locked_or_created(alias: str, hot: Statements, keys: set[InstanceKey]) -> list[InstanceRow]:
+    instances = hot.lock_instances(alias, keys)
+    missing = keys - {(row.process, row.key) for row in instances}
+    if missing:
+        # The unique constraint settles the race of two first events. If we die, they vanish with us.
+        wanted = [(process, key, partition_of(process, key)) for process, key in sorted(missing)]
+        instances += hot.create_instances(alias, wanted, clock.now())
+        missing -= {(row.process, row.key) for row in instances}
+    if missing:
+        # Someone created these between our two statements, and may be done with them.
+        instances += hot.lock_instances(alias, missing)
+    return instances
+
+
+def _read_timers(alias: str, cases: Iterable[Case]) -> None:
+    """The moments with which fired timers are compared: one that was moved since is stale."""
+    by_id = {
+        case.instance.id: case
+        for case in cases
+        if case.instance and any(row.kind == "timer" for row in case.rows)
+    }
+    if by_id:
+        timers = Timer.objects.using(alias).filter(instance_id__in=by_id)
+        for instance_id, name, due_at in timers.values_list("instance_id", "name", "due_at"):
+            by_id[instance_id].timers[name] = due_at

@@ -1,0 +1,402 @@
+"""Conformance 33 to 37: commands are dispatched at least once, and take effect once."""
+
+from __future__ import annotations
+
+import threading
+from datetime import timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from celery import shared_task
+from celery.signals import before_task_publish
+from django.db import connection
+
+from pm_celery import (
+    Message,
+    ProcessManager,
+    Retry,
+    clock,
+    command,
+    command_handler,
+    dead_letters,
+    event,
+    handle,
+    outbox,
+    publish,
+    ticks,
+)
+from pm_celery.models import DeadLetter, InboxMessage, Instance, OutboxCommand, Transition
+from tests.driving import Time, advance_all, drain, run_commands
+from tests.orders import Broken, Paid, Placed, Plan
+from tests.testapp.models import Effect
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def sent() -> Any:
+    """The commands' tasks that Celery was asked to publish: (task name, task id, options)."""
+    found: list[tuple[str, str, dict[str, Any]]] = []
+
+    def watch(
+        sender: str, headers: dict[str, Any], properties: Any, routing_key: str, **_: Any
+    ) -> None:
+        if not sender.startswith("pm_celery.") or "command" in sender:
+            found.append((sender, headers["id"], {**properties, "routing_key": routing_key}))
+
+    before_task_publish.connect(watch)
+    yield found
+    before_task_publish.disconnect(watch)
+
+
+@event
+class Asked:
+    key: str
+
+
+def test_a_command_is_dispatched_as_one_task_after_the_commit(sent: list[Any]) -> None:
+    """Conformance 33."""
+    publish(Placed(order_id=uuid4()))
+
+    advance_all()
+
+    stored = OutboxCommand.objects.get()
+    assert [(name, task_id) for name, task_id, _ in sent] == [
+        ("pm_celery.command.tests.Reserve", str(stored.command_id))
+    ]
+    assert stored.status == "dispatched"
+
+
+def test_nothing_is_dispatched_when_the_handler_is_rolled_back(sent: list[Any]) -> None:
+    """Conformance 33."""
+    Plan.raise_in["placed"] = Broken()
+
+    publish(Placed(order_id=uuid4()))
+    advance_all()
+
+    assert sent == []
+
+
+def test_options_of_a_command_reach_celery(sent: list[Any]) -> None:
+    @command
+    class Do:
+        key: str
+
+    @command_handler(Do, queue="slow", priority=3)
+    def do(command: Do) -> None: ...
+
+    class Asks(ProcessManager):
+        @handle(Asked, start=True, correlate="key")
+        def asked(self, event: Asked) -> None:
+            self.send(Do(event.key))
+            self.send(Do(event.key), queue="fast", priority=7)
+
+    publish(Asked("k"))
+    advance_all()
+
+    options = [(o["routing_key"], o["priority"]) for _, _, o in sent]
+    assert options == [("slow", 3), ("fast", 7)]
+
+
+def test_an_ordinary_celery_signature_can_be_sent(sent: list[Any]) -> None:
+    """Conformance 33."""
+
+    @shared_task(name="tests.plain_task")
+    def plain_task(a: int, b: str) -> None: ...
+
+    class Asks(ProcessManager):
+        @handle(Asked, start=True, correlate="key")
+        def asked(self, event: Asked) -> None:
+            self.send(plain_task.s(1, b="two"))
+
+    publish(Asked("k"))
+    advance_all()
+
+    stored = OutboxCommand.objects.get()
+    assert [(name, task_id) for name, task_id, _ in sent] == [
+        ("tests.plain_task", str(stored.command_id))
+    ]
+    assert stored.kind == "signature"
+
+
+def test_a_command_whose_dispatch_was_lost_is_dispatched_again(sent: list[Any]) -> None:
+    """Conformance 34: killed after the commit, broker down or emptied: nobody ran it."""
+    publish(Placed(order_id=uuid4()))
+    advance_all()
+    ticks.tick()
+    assert len(sent) == 1
+
+    with clock.travel(timedelta(seconds=21)):
+        ticks.tick()
+        ticks.tick()
+
+    assert len(sent) == 2
+    assert sent[0][1] == sent[1][1]
+
+
+def test_a_worker_that_is_killed_between_commit_and_dispatch_loses_no_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Conformance 34."""
+
+    class Killed(BaseException):
+        pass
+
+    def die(commands: Any) -> None:
+        raise Killed
+
+    publish(Placed(order_id=uuid4()))
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(outbox, "dispatch", die)
+        advance_all()
+
+    with clock.travel(timedelta(seconds=21)):
+        drain()
+
+    assert Effect.objects.filter(name__startswith="reserved").count() == 1
+
+
+def test_a_command_that_is_delivered_twice_takes_effect_once() -> None:
+    """Conformance 35."""
+    publish(Placed(order_id=uuid4()))
+    advance_all()
+    command_id = str(OutboxCommand.objects.get().command_id)
+
+    assert outbox.run(command_id) == "done"
+    assert outbox.run(command_id) != "done"
+
+    assert Effect.objects.count() == 1
+    assert InboxMessage.objects.filter(name="tests.Reserved").count() == 1
+
+
+@pytest.mark.postgresql
+def test_two_workers_that_get_one_command_at_once_run_it_once() -> None:
+    """Conformance 35.
+
+    Schedule: A takes the command and stays in its handler; B gets the same message and returns; A ends.
+    """
+    inside, go_on = threading.Event(), threading.Event()
+
+    @command
+    class Do:
+        key: str
+
+    @command_handler(Do)
+    def do(command: Do) -> None:
+        Effect.objects.create(name="done")
+        inside.set()
+        go_on.wait(20)
+
+    class Asks(ProcessManager):
+        @handle(Asked, start=True, correlate="key")
+        def asked(self, event: Asked) -> None:
+            self.send(Do(event.key))
+
+    publish(Asked("k"))
+    advance_all()
+    command_id = str(OutboxCommand.objects.get().command_id)
+
+    def work() -> None:
+        try:
+            outbox.run(command_id)
+        finally:
+            connection.close()
+
+    a = threading.Thread(target=work)
+    a.start()
+    assert inside.wait(20)
+    outcome = outbox.run(command_id)
+    go_on.set()
+    a.join(20)
+
+    assert outcome == "settled or running elsewhere"
+    assert Effect.objects.count() == 1
+
+
+def test_effects_published_events_and_the_mark_of_a_command_commit_together() -> None:
+    """Conformance 35: what fails after them takes them back."""
+
+    @command
+    class Do:
+        key: str
+
+    @command_handler(Do, retry=Retry("fixed", max_retries=3))
+    def do(command: Do) -> None:
+        Effect.objects.create(name="done")
+        publish(Placed(order_id=uuid4()))
+        raise Broken
+
+    class Asks(ProcessManager):
+        @handle(Asked, start=True, correlate="key")
+        def asked(self, event: Asked) -> None:
+            self.send(Do(event.key))
+
+    publish(Asked("k"))
+    advance_all()
+    run_commands()
+
+    stored = OutboxCommand.objects.get()
+    assert (stored.status, stored.attempts) == ("pending", 1)
+    assert not Effect.objects.exists()
+    assert not InboxMessage.objects.filter(name="tests.Placed").exists()
+
+
+def test_a_commands_id_is_stable_across_redeliveries(time: Time) -> None:
+    """Conformance 36."""
+    seen: list[Message] = []
+
+    @command
+    class Do:
+        key: str
+
+    @command_handler(Do, retry=Retry("fixed", delay="1s", max_retries=2))
+    def do(command: Do, message: Message) -> None:
+        seen.append(message)
+        if len(seen) < 3:
+            raise Broken
+
+    class Asks(ProcessManager):
+        sent: str = ""
+
+        @handle(Asked, start=True, correlate="key")
+        def asked(self, event: Asked) -> None:
+            self.sent = self.send(Do(event.key))
+
+    publish(Asked("k"))
+    drain()
+    time.elapse("5s")
+    time.elapse("5s")
+
+    stored = OutboxCommand.objects.get()
+    assert {UUID(message.id) for message in seen} == {stored.command_id}
+    assert [message.attempt for message in seen] == [1, 2, 3]
+    assert stored.status == "done"
+
+
+def test_a_command_that_fails_for_good_is_a_dead_letter_and_its_instance_hears_of_it(
+    time: Time,
+) -> None:
+    """Conformance 37: by @on_command_failed."""
+    order_id = uuid4()
+    publish(Placed(order_id=order_id))
+    drain()
+    Plan.raise_in["ship"] = Broken("no lorry")
+
+    publish(Paid(order_id=order_id))
+    drain()
+    time.elapse("5s")
+
+    letter = DeadLetter.objects.get()
+    instance = Instance.objects.get()
+    assert (letter.place, letter.name, letter.attempts) == ("command", "tests.Ship", 2)
+    assert "Broken: no lorry" in instance.state
+    assert instance.status == "started"
+    assert Plan.ran.count("not_shipped") == 1
+    assert Transition.objects.filter(kind="command_failed", handler="not_shipped").count() == 1
+
+
+def test_without_a_handler_of_its_own_a_failed_command_reaches_the_failure_handler(
+    time: Time,
+) -> None:
+    """Conformance 37."""
+    Plan.raise_in["reserve"] = KeyError("no shelf")
+    publish(Placed(order_id=uuid4()))
+
+    drain()
+    for _ in range(6):
+        time.elapse("1m")
+
+    assert "KeyError: 'no shelf'" in Instance.objects.get().state
+    assert Plan.ran.count("failed") == 1
+    assert DeadLetter.objects.get().name == "tests.Reserve"
+
+
+def test_a_dead_command_that_is_retried_runs_to_its_end(time: Time) -> None:
+    order_id = uuid4()
+    publish(Placed(order_id=order_id))
+    drain()
+    Plan.raise_in["ship"] = Broken("no lorry")
+    publish(Paid(order_id=order_id))
+    drain()
+    time.elapse("5s")
+    Plan.raise_in.clear()
+
+    dead_letters.retry(DeadLetter.objects.get().pk, by="ann")
+    drain()
+
+    assert OutboxCommand.objects.get(name="tests.Ship").status == "done"
+    assert Effect.objects.filter(name__startswith="shipped").count() == 1
+    assert DeadLetter.objects.get().status == "retried"
+
+
+def test_a_command_that_expires_before_it_runs_is_a_dead_letter() -> None:
+    @command
+    class Do:
+        key: str
+
+    @command_handler(Do, expires="10s")
+    def do(command: Do) -> None:
+        Effect.objects.create(name="done")
+
+    class Asks(ProcessManager):
+        @handle(Asked, start=True, correlate="key")
+        def asked(self, event: Asked) -> None:
+            self.send(Do(event.key))
+
+    publish(Asked("k"))
+    advance_all()
+
+    with clock.travel(timedelta(seconds=11)):
+        run_commands()
+
+    assert DeadLetter.objects.get().exception == "CommandExpired"
+    assert not Effect.objects.exists()
+
+
+def test_a_command_that_kills_its_worker_does_not_loop_for_ever(time: Time) -> None:
+    """Conformance 44, for commands: runs that never came back are counted before they begin."""
+
+    class Killed(BaseException):
+        """Nothing in the package catches this: to it, it is a SIGKILL."""
+
+    order_id = uuid4()
+    publish(Placed(order_id=order_id))
+    drain()
+    publish(Paid(order_id=order_id))
+    advance_all()
+    Plan.raise_in["ship"] = Killed()
+    command_id = str(OutboxCommand.objects.get(name="tests.Ship").command_id)
+    Plan.ran.clear()
+
+    for _ in range(12):
+        try:
+            outbox.run(command_id)
+        except Killed:
+            pass
+        time.enter_context(clock.travel(timedelta(hours=2)))
+        ticks.tick()
+
+    assert Plan.ran.count("ship") <= 1 + 3
+    assert DeadLetter.objects.get().exception == "WorkerLost"
+
+
+def test_a_dead_broker_neither_fails_the_publisher_nor_loses_anything(
+    monkeypatch: pytest.MonkeyPatch, settings: Any
+) -> None:
+    """Design, guarantees: its failure is only a later tick."""
+    from kombu import Producer
+
+    def refuse(self: Producer, *args: Any, **kwargs: Any) -> None:
+        raise ConnectionRefusedError("nobody listens")
+
+    order_id = uuid4()
+    with monkeypatch.context() as patch:
+        patch.setattr(Producer, "publish", refuse)
+        publish(Placed(order_id=order_id))
+        advance_all()
+
+    with clock.travel(timedelta(seconds=25)):
+        drain()
+
+    assert Effect.objects.filter(name=f"reserved {order_id}").count() == 1

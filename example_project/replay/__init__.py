@@ -1,0 +1,1 @@
+"""Real event logs, replayed through process managers."""

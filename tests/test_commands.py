@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -370,10 +371,8 @@ def test_a_command_that_kills_its_worker_does_not_loop_for_ever(time: Time) -> N
     Plan.ran.clear()
 
     for _ in range(12):
-        try:
+        with suppress(Killed):
             outbox.run(command_id)
-        except Killed:
-            pass
         time.enter_context(clock.travel(timedelta(hours=2)))
         ticks.tick()
 

@@ -33,7 +33,7 @@ from pm_celery.exceptions import Refused
 from pm_celery.keys import partition_of
 from pm_celery.models import Batch, DeadLetter, InboxMessage, Instance, OutboxCommand, Transition
 from pm_celery.retention import prune
-from tests.driving import Time, advance_all, drain
+from tests.driving import Time, drain
 from tests.orders import Broken, Paid, Placed, Plan, Shipped
 from tests.testapp.models import Effect
 

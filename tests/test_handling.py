@@ -10,10 +10,10 @@ import pytest
 from django.db import connection, transaction
 
 from pm_celery import Envelope, ProcessManager, command, event, handle, publish, publish_many
+from pm_celery.definitions import ProcessDefinition
 from pm_celery.engine import advance
 from pm_celery.keys import PARTITIONS, partition_of
 from pm_celery.models import InboxMessage, Instance, OutboxCommand, Timer, Transition, Wakeup
-from pm_celery.definitions import ProcessDefinition
 from tests.driving import Time, advance_all, drain
 from tests.orders import Broken, Order, Paid, Placed, Plan, Shipped
 from tests.testapp.models import Effect

@@ -23,6 +23,9 @@ def remove(apps, schema_editor):
 
 
 class Migration(migrations.Migration):
+    # MySQL cannot roll an index back, so Django refuses to try.
+    atomic = False
+
     dependencies = [("pm_celery", "0001_initial")]
 
     operations = [migrations.RunPython(create, remove, elidable=False)]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 import pm_celery
 
 
@@ -43,9 +45,5 @@ def test_every_public_name_can_be_imported() -> None:
 
 
 def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
-    try:
+    with pytest.raises(AttributeError, match="publsh"):
         pm_celery.publsh  # noqa: B018
-    except AttributeError as error:
-        assert "publsh" in str(error)
-    else:
-        raise AssertionError

@@ -5,12 +5,14 @@ A row in the database stands behind every message, so a broker that is down cost
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from amqp.exceptions import RecoverableConnectionError
 from celery import Celery, current_app
 from kombu import Producer
+from kombu.exceptions import OperationalError
 from kombu.pools import producers
 
 from pm_celery import signals
@@ -23,45 +25,33 @@ _SOCKET_SECONDS = 3.0
 
 
 class Post:
-    """Sends tasks over one producer until the first failure; what comes after is not even tried."""
+    """Sends tasks over one producer until the broker fails; what comes after is not even tried."""
 
     def __init__(self, app: Celery, producer: Producer | None) -> None:
         self._app = app
         self._producer = producer
-        self.broken: BaseException | None = None
+        self.broken = False
 
-    def send(self, task: str, args: list[Any], *, what: str, **options: Any) -> bool:
+    def send(
+        self,
+        task: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        what: str,
+        **options: Any,
+    ) -> bool:
         """Send a task by its name; whether Celery took it."""
-        if self.broken is not None:
+        if self.broken:
             return False
         try:
             # A signature finds a registered task, and so its options and `task_always_eager`;
             # `app.send_task` would ignore both.
-            self._app.signature(task, args=args).apply_async(
+            self._app.signature(task, args=args, kwargs=kwargs or {}).apply_async(
                 producer=self._producer, retry=True, retry_policy=_RETRY_POLICY, **options
             )
         except Exception as error:  # noqa: BLE001 -- brokers raise anything; the row is safe
-            self.broken = error
-            signals.broker_unreachable.send_robust(sender=Post, error=error, what=what)
-            return False
-        return True
-
-    def send_signature(self, signature: dict[str, Any], *, what: str, **options: Any) -> bool:
-        """Send a stored Celery signature; whether Celery took it."""
-        if self.broken is not None:
-            return False
-        try:
-            self._app.signature(
-                signature["task"],
-                args=signature.get("args", ()),
-                kwargs=signature.get("kwargs", {}),
-                immutable=signature.get("immutable", False),
-                options=signature.get("options", {}),
-            ).apply_async(
-                producer=self._producer, retry=True, retry_policy=_RETRY_POLICY, **options
-            )
-        except Exception as error:  # noqa: BLE001 -- brokers raise anything; the row is safe
-            self.broken = error
+            self.broken = isinstance(error, OSError | OperationalError | RecoverableConnectionError)
             signals.broker_unreachable.send_robust(sender=Post, error=error, what=what)
             return False
         return True
@@ -74,7 +64,6 @@ def post_office() -> Iterator[Post]:
     if app.conf.task_always_eager:
         yield Post(app, None)
         return
-    post: Post
     try:
         connection = app.connection_for_write()
         if "redis" in (connection.transport_cls or ""):
@@ -88,7 +77,7 @@ def post_office() -> Iterator[Post]:
     except Exception as error:  # noqa: BLE001 -- as above
         signals.broker_unreachable.send_robust(sender=Post, error=error, what="anything")
         post = Post(app, None)
-        post.broken = error
+        post.broken = True
         yield post
         return
     try:

@@ -5,12 +5,10 @@ claim due rows ► lock their instances ► decide ► record ► commit ► dis
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
-from django.db import connections, transaction
+from django.db import transaction
 
 from pm_celery import batches, clock, failures, outbox, signals, wakeups
 from pm_celery.claiming import Selection, claim, lock
@@ -18,14 +16,10 @@ from pm_celery.conf import get_settings
 from pm_celery.deciding import Case, HandlerFailed, decide_case
 from pm_celery.definitions import ProcessDefinition
 from pm_celery.recording import Recorded, record
-from pm_celery.transience import is_transient
+from pm_celery.transience import is_transient, repeated
 from pm_celery.unrouted import route_unrouted
 
 __all__ = ["advance"]
-
-T = TypeVar("T")
-
-_REPEATS = 8
 
 
 def advance(partition: int) -> bool:
@@ -68,9 +62,10 @@ def advance(partition: int) -> bool:
 
 def _run(partition: int, selection: Selection, passed: Selection) -> None:
     """Run a batch; if a handler raises, note its failure and run the other cases one by one."""
+    alias = get_settings().database
     mark = batches.begin(partition, selection.message_ids)
     try:
-        _repeated(lambda: _transact(selection, passed, mark=mark))
+        repeated(alias, lambda: _transact(selection, passed, mark=mark))
     except HandlerFailed as failed:
         batches.end(mark)
         _note_failure(failed, passed)
@@ -97,34 +92,18 @@ def _is_of(selection: Selection, case: Case) -> bool:
 
 def _note_failure(failed: HandlerFailed, passed: Selection) -> None:
     """Count a failed run; what stood before it in its instance is run again first, without it."""
+    alias = get_settings().database
     before = [
         row for row in failed.case.rows if row.id < failed.row.id and row.due_at <= clock.now()
     ]
     if before and isinstance(failed.case.listener, ProcessDefinition):
         selection = Selection(keys={(failed.row.process, failed.row.key)})
         try:
-            _repeated(lambda: _transact(selection, passed, before=failed.row.id))
+            repeated(alias, lambda: _transact(selection, passed, before=failed.row.id))
         except HandlerFailed as earlier:
             _note_failure(earlier, passed)
             return
     failures.note(failed.row, failed.handler, failed.error, counted=False)
-
-
-def _repeated(run: Callable[[], T]) -> T:
-    """Run a transaction again that lost a race, a lock or its connection: no attempt is counted."""
-    alias = get_settings().database
-    for repeat in range(_REPEATS):
-        try:
-            return run()
-        except HandlerFailed as failed:
-            if not is_transient(failed.error) or repeat == _REPEATS - 1:
-                raise
-        except Exception as error:
-            if not is_transient(error) or repeat == _REPEATS - 1:
-                raise
-        connections[alias].close_if_unusable_or_obsolete()
-        time.sleep(random.uniform(0.5, 1) * 0.01 * 2**repeat)
-    raise AssertionError("the last repeat returns or raises")
 
 
 def _transact(
@@ -189,6 +168,7 @@ def _run_counted(selection: Selection, passed: Selection) -> None:
 
     A message that kills its worker so runs out of attempts instead of looping.
     """
+    alias = get_settings().database
     row = failures.count_attempt(selection.keys, selection.ids)
     if row is None:
         # Nothing is due here (its first message waits, and what is behind it now waits too), or another
@@ -197,7 +177,7 @@ def _run_counted(selection: Selection, passed: Selection) -> None:
         passed.ids |= selection.ids
         return
     try:
-        recorded = _repeated(lambda: _transact(selection, passed, before=row.id + 1))
+        recorded = repeated(alias, lambda: _transact(selection, passed, before=row.id + 1))
     except HandlerFailed as failed:
         failures.note(failed.row, failed.handler, failed.error, counted=failed.row.id == row.id)
         return

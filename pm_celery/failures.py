@@ -16,6 +16,7 @@ from pm_celery.definitions import ProcessDefinition
 from pm_celery.exceptions import WorkerLost
 from pm_celery.keys import partition_of
 from pm_celery.letters import announce_death, described, open_letter
+from pm_celery.messages import LONGEST_NAME
 from pm_celery.models import DeadLetter, InboxMessage, Instance
 from pm_celery.models.dead_letters import Place
 from pm_celery.policies import PolicyDefinition
@@ -41,8 +42,9 @@ def count_attempt(keys: Collection[InstanceKey], ids: Collection[int]) -> InboxR
         return None
     listener = registry.listeners.get(row.process)
     if row.due_at > now or listener is None:
-        until = row.due_at if listener else now + get_settings().unknown_message_wait
-        _hold(alias, row, now, until)
+        if not isinstance(listener, PolicyDefinition):
+            until = row.due_at if listener else now + get_settings().unknown_message_wait
+            _hold(alias, row, now, until)
         return None
     if row.attempts >= retry_of(listener, row).max_lost_runs:
         _die(row, "", _lost(row), row.attempts)
@@ -254,7 +256,7 @@ def record_status(
                 instance_id=instance.pk,
                 number=instance.number,
                 kind=kind,
-                name=name,
+                name=name[:LONGEST_NAME],
                 message_id=message_id,
                 inbox_id=inbox_id,
                 handler="",

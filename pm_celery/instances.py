@@ -16,7 +16,15 @@ from pm_celery.recording import skip_parked
 from pm_celery.rows import NewMessage
 from pm_celery.wakeups import wake_on_commit
 
-__all__ = ["announce", "cancel", "fire_timeout", "locked", "resume", "timeout_message"]
+__all__ = [
+    "announce",
+    "cancel",
+    "fire_timeout",
+    "give_up",
+    "locked",
+    "resume",
+    "timeout_message",
+]
 
 
 def locked(instance_id: int) -> Instance:
@@ -53,7 +61,7 @@ def cancel(instance_id: int, *, by: str = "") -> None:
         InboxMessage.objects.using(alias).filter(
             pk__in=list(letters.values_list("message_id", flat=True)), status="dead"
         ).update(status="discarded", handled_at=now)
-        letters.update(status="discarded", settled_at=now, settled_by=by)
+        letters.update(status="discarded", settled_at=now, settled_by=by[:255])
         skip_parked(alias, instance.process, instance.key, "cancelled", now)
         announce(alias, "cancel", by, instance)
 

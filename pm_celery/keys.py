@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from decimal import Decimal
 from uuid import UUID
@@ -27,6 +28,8 @@ def correlation_key(value: object) -> str:
             f"{value!r} is no correlation key: give a string, a number or a UUID, "
             f"not {type(value).__name__}."
         )
+    if isinstance(value, float | Decimal) and not math.isfinite(value):
+        raise UnusableKey(f"{value!r} is no correlation key: it is no number.")
     # str.__str__: a member of a string enum is its value, whatever its __str__ prints.
     key = str.__str__(value) if isinstance(value, str) else str(value)
     if not key.strip():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Protocol
 from uuid import UUID
 
@@ -14,7 +15,7 @@ from django.db.models import F, When
 from kombu.utils import json as kombu_json
 
 from pm_celery import clock, inbox, registry, signals
-from pm_celery.broker import post_office
+from pm_celery.broker import Post, post_office
 from pm_celery.conf import get_settings
 from pm_celery.decisions import Message, caused_by
 from pm_celery.exceptions import CommandExpired, NoCommandHandler, WorkerLost
@@ -25,17 +26,19 @@ from pm_celery.models.dead_letters import Place
 from pm_celery.models.outbox import UNSETTLED, OutboxQuerySet
 from pm_celery.retries import DEFAULT_RETRY, Retry
 from pm_celery.rows import NewMessage
-from pm_celery.transience import is_transient
+from pm_celery.transience import is_transient, repeated
 
 __all__ = ["dispatch", "dispatch_due", "run", "settle_signature"]
 
 RUN_TASK = "pm_celery.run_command"
+COMMAND_TASK = "pm_celery.command."
 # Signatures carry it, so that Celery's signals tell ours from others without asking the database.
 HEADER = "pm_celery_command"
 _LONGEST_LEASE = timedelta(hours=1)
-# After so many dispatches without any news, nobody runs it: leases have doubled to hours by then.
+# A signature may run where pm_celery is not installed, and nobody would ever say so. Its leases have
+# doubled to hours by then.
 _MOST_DISPATCHES = 12
-_REPEATS = 5
+_NOT_OURS = "settled or running elsewhere"
 
 
 class Dispatchable(Protocol):
@@ -63,28 +66,40 @@ def dispatch(commands: Sequence[Dispatchable]) -> int:
     """
     if not commands:
         return 0
-    taken = 0
     with post_office() as post:
-        for command in commands:
-            command_id = str(command.command_id)
-            options = json.loads(command.options)
-            what = f"{command.name} {command_id}"
-            if command.kind == "signature":
-                signature = kombu_json.loads(command.payload)
-                given = {**signature.get("options", {}), **options}
-                headers = {**(given.pop("headers", None) or {}), HEADER: command_id}
-                given.pop("task_id", None)
-                signature["options"] = {}
-                took = post.send_signature(
-                    signature, what=what, **{**given, "task_id": command_id, "headers": headers}
-                )
-            else:
-                handler = registry.command_handlers.get(command.name)
-                task = f"pm_celery.command.{command.name}" if handler else RUN_TASK
-                given = {**(handler.message_options if handler else {}), **options}
-                took = post.send(task, [command_id], what=what, task_id=command_id, **given)
-            taken += took
-    return taken
+        return sum(
+            _send_signature(post, command)
+            if command.kind == "signature"
+            else _send_command(post, command)
+            for command in commands
+        )
+
+
+def _send_command(post: Post, command: Dispatchable) -> bool:
+    handler = registry.command_handlers.get(command.name)
+    command_id = str(command.command_id)
+    return post.send(
+        f"{COMMAND_TASK}{command.name}" if handler else RUN_TASK,
+        [command_id],
+        what=f"{command.name} {command_id}",
+        task_id=command_id,
+        **{**(handler.message_options if handler else {}), **json.loads(command.options)},
+    )
+
+
+def _send_signature(post: Post, command: Dispatchable) -> bool:
+    stored = kombu_json.loads(command.payload)
+    command_id = str(command.command_id)
+    options = {**stored.get("options", {}), **json.loads(command.options)}
+    options["headers"] = {**(options.get("headers") or {}), HEADER: command_id}
+    options["task_id"] = command_id
+    return post.send(
+        stored["task"],
+        stored.get("args", ()),
+        stored.get("kwargs", {}),
+        what=f"{command.name} {command_id}",
+        **options,
+    )
 
 
 def dispatch_due(limit: int = 500) -> int:
@@ -98,12 +113,12 @@ def dispatch_due(limit: int = 500) -> int:
         for command in due:
             if command.expires_at is not None and command.expires_at <= now:
                 _die(command, CommandExpired("Its time was over before it was dispatched."))
-            elif command.dispatches >= _MOST_DISPATCHES:
+            elif command.kind == "signature" and command.dispatches >= _MOST_DISPATCHES:
                 _die(
                     command,
                     WorkerLost(
                         f"It was dispatched {command.dispatches} times and never reported back: does "
-                        "a worker consume its queue and know its task?"
+                        "a worker consume its queue, know its task, and have pm_celery installed?"
                     ),
                 )
             else:
@@ -140,14 +155,7 @@ def run(command_id: str) -> str:
         found = UUID(command_id)
     except (ValueError, TypeError, AttributeError):
         return "no command has this id"
-    for repeat in range(_REPEATS):
-        try:
-            return _run_once(found)
-        except Exception as error:
-            if not is_transient(error) or repeat == _REPEATS - 1:
-                raise
-            connections[get_settings().database].close_if_unusable_or_obsolete()
-    raise AssertionError("the last repeat returns or raises")
+    return repeated(get_settings().database, lambda: _run_once(found))
 
 
 class _Failed(Exception):
@@ -157,62 +165,78 @@ class _Failed(Exception):
 
 
 def _run_once(command_id: UUID) -> str:
+    counted = False
+    command = None
     alias = get_settings().database
-    counted: int | None = None
-    first = OutboxCommand.objects.using(alias).filter(command_id=command_id).first()
-    if first is None:
-        return "no command has this id"
-    if first.dispatches > 1 and first.status == "dispatched":
-        # It was dispatched before and nobody said what came of it: perhaps it kills its worker.
-        counted = _count_attempt(alias, command_id)
-        if counted is None:
-            return "spent, settled or running elsewhere"
     try:
         with transaction.atomic(using=alias, durable=True):
-            # If we die inside, nothing happened; the lease ends, and the tick dispatches it again.
-            command = _locking(alias).filter(command_id=command_id, status="dispatched").first()
-            if command is None or (counted is not None and command.attempts != counted):
-                return "settled or running elsewhere"
-            outcome = _handle(command, counted)
-            command.settled_at = clock.now() if command.status == "done" else None
-            command.save(
-                using=alias, update_fields=["status", "attempts", "settled_at", "due_at", "reason"]
-            )
+            # If we die in here, nothing happened; the lease ends, and the tick dispatches it again.
+            command = _take(alias, command_id)
+            if command is None:
+                return _NOT_OURS
+            if command.dispatches == 1:
+                return _run_taken(alias, command, counted=False)
+            # It was dispatched before, and nobody said what came of it: perhaps it kills its worker.
+            if not _count_attempt(alias, command):
+                return _NOT_OURS
+        counted, attempts = True, command.attempts
+        with transaction.atomic(using=alias, durable=True):
+            command = _take(alias, command_id)
+            if command is None or command.attempts != attempts:
+                return _NOT_OURS
+            return _run_taken(alias, command, counted=True)
     except _Failed as failed:
         if is_transient(failed.error):
-            _refund(alias, command_id, counted)
+            if counted:
+                _refund(alias, failed.command)
             raise failed.error from None
         return _note_failure(failed.command, failed.error, counted)
-    signals.command_settled.send_robust(
-        sender=OutboxCommand, name=command.name, command_id=str(command_id), status=command.status
-    )
+
+
+def _take(alias: str, command_id: UUID) -> OutboxCommand | None:
+    """A dispatched command under its row lock, or None if it is settled, or held by someone else."""
+    return _locking(alias).filter(command_id=command_id, status="dispatched").first()
+
+
+def _count_attempt(alias: str, command: OutboxCommand) -> bool:
+    """Count a run that is about to begin; False where the attempts are spent, and the command died."""
+    if command.attempts >= _retry(command).max_lost_runs:
+        _die(
+            command,
+            WorkerLost(
+                f"{command.attempts} runs began and none of them came back: the worker was killed "
+                "each time (out of memory, a segmentation fault, a time limit)."
+            ),
+        )
+        return False
+    command.attempts += 1
+    command.save(using=alias, update_fields=["attempts"])
+    return True
+
+
+def _run_taken(alias: str, command: OutboxCommand, *, counted: bool) -> str:
+    outcome = _handle(command, counted)
+    if command.status == "done":
+        command.settled_at = clock.now()
+        transaction.on_commit(partial(_announce_done, command), using=alias, robust=True)
+    columns = ["status", "attempts", "settled_at", "due_at", "reason"]
+    command.save(using=alias, update_fields=columns)
     return outcome
 
 
-def _count_attempt(alias: str, command_id: UUID) -> int | None:
-    with transaction.atomic(using=alias, durable=True):
-        command = _locking(alias).filter(command_id=command_id, status="dispatched").first()
-        if command is None:
-            return None
-        if command.attempts >= _retry(command).max_lost_runs:
-            _die(
-                command,
-                WorkerLost(
-                    f"{command.attempts} runs began and none of them came back: the worker was killed "
-                    "each time (out of memory, a segmentation fault, a time limit)."
-                ),
-            )
-            return None
-        command.attempts += 1
-        command.save(using=alias, update_fields=["attempts"])
-        return int(command.attempts)
+def _announce_done(command: OutboxCommand) -> None:
+    signals.command_settled.send_robust(
+        sender=OutboxCommand,
+        name=command.name,
+        command_id=str(command.command_id),
+        status=command.status,
+    )
 
 
-def _refund(alias: str, command_id: UUID, counted: int | None) -> None:
-    if counted is not None:
-        OutboxCommand.objects.using(alias).filter(command_id=command_id, attempts=counted).update(
-            attempts=F("attempts") - 1
-        )
+def _refund(alias: str, command: OutboxCommand) -> None:
+    OutboxCommand.objects.using(alias).filter(pk=command.pk, attempts=command.attempts).update(
+        attempts=F("attempts") - 1
+    )
 
 
 def _retry(command: OutboxCommand) -> Retry:
@@ -220,8 +244,8 @@ def _retry(command: OutboxCommand) -> Retry:
     return handler.retry if handler else DEFAULT_RETRY
 
 
-def _handle(command: OutboxCommand, counted: int | None) -> str:
-    attempt = command.attempts if counted is not None else command.attempts + 1
+def _handle(command: OutboxCommand, counted: bool) -> str:
+    attempt = command.attempts if counted else command.attempts + 1
     message = Message(
         id=str(command.command_id),
         kind="command",
@@ -258,10 +282,10 @@ def _handle(command: OutboxCommand, counted: int | None) -> str:
     return "done"
 
 
-def _note_failure(command: OutboxCommand, error: Exception, counted: int | None) -> str:
+def _note_failure(command: OutboxCommand, error: Exception, counted: bool) -> str:
     alias = get_settings().database
     retry = _retry(command)
-    attempts = command.attempts if counted is not None else command.attempts + 1
+    attempts = command.attempts if counted else command.attempts + 1
     with transaction.atomic(using=alias, durable=True):
         locked = (
             _locking(alias)
@@ -269,7 +293,7 @@ def _note_failure(command: OutboxCommand, error: Exception, counted: int | None)
             .first()
         )
         if locked is None:
-            return "settled or running elsewhere"
+            return _NOT_OURS
         locked.attempts = attempts
         if retry.is_terminal(error) or attempts >= retry.max_runs:
             _die(locked, error)
@@ -279,6 +303,7 @@ def _note_failure(command: OutboxCommand, error: Exception, counted: int | None)
             locked.reason = f"{type(error).__name__}: {described(error)['error'][:1000]}"
             locked.save(using=alias, update_fields=["attempts", "status", "due_at", "reason"])
     if locked.status == "dead":
+        # So that Celery, and whatever watches it, sees the task fail.
         raise error
     signals.command_retried.send_robust(
         sender=OutboxCommand,

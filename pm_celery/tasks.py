@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from celery import Task, shared_task, signals
 
 from pm_celery import engine, outbox, retention, ticks
+from pm_celery.conf import get_settings
 from pm_celery.publishing import publish_named
+from pm_celery.transience import repeated
 
 __all__ = ["advance", "prune", "publish", "run_command", "tick"]
 
@@ -18,13 +21,13 @@ _SIGNATURE_SECONDS = 3600.0
 @shared_task(name="pm_celery.advance", ignore_result=True)
 def advance(partition: int) -> None:
     """Handle what is due in a partition."""
-    engine.advance(int(partition))
+    repeated(get_settings().database, partial(engine.advance, int(partition)), times=3)
 
 
 @shared_task(name="pm_celery.tick", ignore_result=True)
 def tick() -> None:
     """Find what is due or stranded. Beat sends it."""
-    ticks.tick()
+    repeated(get_settings().database, ticks.tick, times=3)
 
 
 @shared_task(name="pm_celery.run_command", ignore_result=True)

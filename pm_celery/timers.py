@@ -9,7 +9,7 @@ from django.db import connections, transaction
 from pm_celery import clock, inbox
 from pm_celery.conf import get_settings
 from pm_celery.exceptions import Refused
-from pm_celery.instances import announce, timeout_message
+from pm_celery.instances import announce, locked, timeout_message
 from pm_celery.models import Instance, Timer
 from pm_celery.rows import NewMessage
 
@@ -85,6 +85,10 @@ def cancel(timer_id: int, *, by: str = "") -> None:
     """Let a timer not fire. Raises ``Refused`` if it is gone or its handler runs already."""
     alias = get_settings().database
     with transaction.atomic(using=alias):
+        seen = Timer.objects.using(alias).filter(pk=timer_id).first()
+        if seen is not None:
+            # The engine reads timers under their instance's lock: who holds it may be firing this one.
+            locked(seen.instance_id)
         timer = Timer.objects.using(alias).select_for_update().filter(pk=timer_id).first()
         if timer is None:
             raise Refused("it was handled or cancelled already")

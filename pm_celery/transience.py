@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from django.db import DatabaseError, Error, InterfaceError, OperationalError
+import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
 
-__all__ = ["is_transient"]
+from django.db import DatabaseError, Error, InterfaceError, OperationalError, connections
+
+__all__ = ["is_transient", "repeated"]
+
+T = TypeVar("T")
+
+_REPEATS = 8
 
 # SQLSTATE classes and codes: connection lost, serialization failure, deadlock, lock not available,
 # the server shuts down or starts up, too many connections.
@@ -43,3 +52,20 @@ def _says_so(error: BaseException) -> bool:
         type(driver).__module__.startswith("psycopg")
         and type(driver).__name__ == "OperationalError"
     )
+
+
+def repeated(alias: str, run: Callable[[], T], times: int = _REPEATS) -> T:
+    """Run a transaction, and run it again if it lost a race, a lock or its connection.
+
+    A connection that broke is replaced: workers that keep theirs (``CELERY_DB_REUSE_MAX``) would fail
+    with it for ever. What is still transient after the last time is raised.
+    """
+    for repeat in range(1, times):
+        try:
+            return run()
+        except Exception as error:
+            if not is_transient(error):
+                raise
+        connections[alias].close_if_unusable_or_obsolete()
+        time.sleep(random.uniform(0.005, 0.01) * 2**repeat)
+    return run()

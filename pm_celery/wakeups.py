@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from functools import partial
+from typing import Any
 
 from django.db import transaction
 
@@ -41,7 +42,7 @@ def wake(partitions: Collection[int]) -> None:
         return
     with post_office() as post:
         for partition in fresh:
-            route = {} if settings.queues == 1 else {"queue": queue_of(partition)}
+            route: dict[str, Any] = {} if settings.queues == 1 else {"queue": queue_of(partition)}
             post.send(
                 ADVANCE_TASK, [partition], what=f"the wake-up of partition {partition}", **route
             )

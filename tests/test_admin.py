@@ -26,7 +26,7 @@ from django.utils.html import escape
 from django.utils.timezone import now
 
 from pm_celery import ProcessManager, dead_letters, registry
-from pm_celery.admin import InstanceAdmin, actions, instances, read_only
+from pm_celery.admin import DeadLetterAdmin, InstanceAdmin, actions, instances, read_only
 from pm_celery.keys import partition_of
 from pm_celery.models import (
     Batch,
@@ -56,10 +56,11 @@ TABLES = (
     Wakeup,
 )
 
-# A project's own admin site, with a single table of ours.
+# A project's own admin site, with two tables of ours.
 own_site = admin.AdminSite(name="operations")
 own_site.register(Instance, InstanceAdmin)
-urlpatterns = [path("operations/", own_site.urls)]
+own_site.register(DeadLetter, DeadLetterAdmin)
+urlpatterns = [path("admin/", admin.site.urls), path("operations/", own_site.urls)]
 
 
 @dataclass(frozen=True)
@@ -315,6 +316,7 @@ def test_every_row_opens_and_escapes(
 
     assert response.status_code == 200
     assert HTML not in response.text
+    assert '<div class="readonly">None</div>' not in response.text
     if model is not Wakeup:  # it holds numbers and moments only
         assert escape(HTML) in response.text or escape(json.dumps(HTML)) in response.text
 
@@ -374,11 +376,11 @@ def sections(response: Any) -> dict[str, list[list[object]]]:
 
 def test_an_instance_shows_all_that_belongs_to_it(superuser: Client) -> None:
     letter = make_letter()
-    instance = letter.instance
+    instance = Instance.objects.get()
     transition, timer, command = (
         make_transition(instance),
         make_timer(instance),
-        make_command(instance),
+        make_command(instance, reason=HTML),
     )
     other = make_instance("order-2")
     make_transition(other)
@@ -396,13 +398,13 @@ def test_an_instance_shows_all_that_belongs_to_it(superuser: Client) -> None:
     for row in (transition, timer, command, letter):
         assert f'href="{page_url(row)}"' in response.text
     assert "<td>shop.ReserveStock</td>" in response.text
+    assert f"<td>{escape(HTML)}</td>" in response.text
 
 
 def test_an_instance_shows_no_settled_letter(superuser: Client) -> None:
-    letter = make_letter()
-    settle(letter)
+    settle(make_letter())
 
-    response = superuser.get(page_url(letter.instance))
+    response = superuser.get(page_url(Instance.objects.get()))
 
     assert sections(response)["open dead letters"] == []
 
@@ -455,11 +457,12 @@ def test_the_list_of_an_instances_transitions_has_the_last_first(superuser: Clie
 
 
 def test_an_instance_shows_only_tables_that_one_may_see() -> None:
-    letter = make_letter()
-    make_transition(letter.instance)
+    make_letter()
+    instance = Instance.objects.get()
+    make_transition(instance)
     client = staff(*viewing(Instance, Transition))
 
-    response = client.get(page_url(letter.instance))
+    response = client.get(page_url(instance))
 
     assert list(sections(response)) == ["transitions"]
 
@@ -468,15 +471,16 @@ def test_an_instance_shows_only_tables_that_one_may_see() -> None:
 def test_an_own_admin_site_may_have_some_of_the_tables_only(superuser: Client) -> None:
     letter = make_letter()
 
-    page = superuser.get(f"/operations/pm_celery/instance/{letter.instance_id}/change/")
-    asked = superuser.post(
-        "/operations/pm_celery/instance/",
-        {"action": "cancel", ACTION_CHECKBOX_NAME: letter.instance_id},
-    )
+    listed = superuser.get("/operations/pm_celery/deadletter/")
+    shown = superuser.get(f"/operations/pm_celery/deadletter/{letter.pk}/change/")
+    instance = superuser.get(f"/operations/pm_celery/instance/{letter.instance_id}/change/")
 
-    assert page.status_code == 200
-    assert sections(page) == {}
-    assert f'href="/operations/pm_celery/instance/{letter.instance_id}/change/"' in asked.text
+    link = f'href="/operations/pm_celery/instance/{letter.instance_id}/change/"'
+    assert link in listed.text
+    assert link in shown.text
+    assert f"{letter.name} {letter.message_ref}" in shown.text  # no link: it leads nowhere
+    assert "/pm_celery/inboxmessage/" not in shown.text
+    assert list(sections(instance)) == ["open dead letters"]
 
 
 # -- lists of millions ---------------------------------------------------------------------------
@@ -716,6 +720,25 @@ def test_a_post_without_the_token_never_acts(action: Action, admin_user: User) -
     assert everything() == before
 
 
+@every_action
+def test_the_buttons_on_the_page_of_a_row_act_as_well(action: Action, superuser: Client) -> None:
+    row = row_for(action)
+
+    page = superuser.get(page_url(row)).text
+
+    button = (
+        f'<button type="submit" class="button" form="verbs" name="action" value="{action.name}">'
+    )
+    assert button in page
+    form = page.rpartition("<form")[2]
+    for part in (
+        f'action="{list_url(action.model)}" id="verbs"',
+        'name="csrfmiddlewaretoken"',
+        f'<input type="hidden" name="{ACTION_CHECKBOX_NAME}" value="{row.pk}">',
+    ):
+        assert part in form
+
+
 @pytest.mark.parametrize("action", [action for action in ACTIONS if action.asks])
 def test_what_cannot_be_undone_is_asked_first(action: Action, superuser: Client) -> None:
     row = row_for(action)
@@ -725,14 +748,28 @@ def test_what_cannot_be_undone_is_asked_first(action: Action, superuser: Client)
 
     assert response.status_code == 200
     assert everything() == before
+    form = response.text.rpartition("<form")[2]
     for part in (
         'name="csrfmiddlewaretoken"',
         f'<input type="hidden" name="action" value="{action.name}">',
         f'<input type="hidden" name="{ACTION_CHECKBOX_NAME}" value="{row.pk}">',
         '<input type="hidden" name="confirmed" value="yes">',
-        f'href="{page_url(row)}"',
     ):
-        assert part in response.text
+        assert part in form
+    assert f'href="{page_url(row)}"' in response.text
+
+
+def test_a_question_reads_no_payload_and_no_row_by_itself(superuser: Client) -> None:
+    timers = [make_timer(make_instance(f"order-{number}")) for number in range(3)]
+
+    with CaptureQueriesContext(connection) as queries:
+        response = act(superuser, "cancel", *timers, confirmed="")
+
+    assert f"{PROCESS} order-2, payment_reminder" in response.text
+    statements = [query["sql"] for query in queries]
+    assert len([sql for sql in statements if 'FROM "pm_celery_timer"' in sql]) == 2  # one counts
+    assert not [sql for sql in statements if 'FROM "pm_celery_instance"' in sql]
+    assert not [sql for sql in statements if '"payload"' in sql or '"state"' in sql]
 
 
 def test_the_question_escapes_what_it_lists(superuser: Client) -> None:
@@ -818,10 +855,10 @@ def test_of_three_letters_one_was_settled_already(superuser: Client) -> None:
 
     response = act(superuser, "retry", *letters)
 
-    (done, text), refused = told(response)
-    assert (done, text) == ("success", "2 retried.")
-    assert refused[0] == "warning"
-    assert refused[1].startswith("1 not retried: ")
+    assert told(response) == [
+        ("success", "2 retried."),
+        ("warning", "1 not retried: already settled."),
+    ]
     assert DeadLetter.objects.filter(status="retried").count() == 2
     assert {entry.object_id for entry in LogEntry.objects.all()} == {
         str(letters[0].pk),
@@ -835,9 +872,7 @@ def test_a_letter_that_left_the_lists_filter_is_refused_aloud(superuser: Client)
 
     response = act(superuser, "retry", letter, query="?status__exact=open")
 
-    ((level, text),) = told(response)
-    assert level == "warning"
-    assert text.startswith("1 not retried: ")
+    assert told(response) == [("warning", "1 not retried: already settled.")]
 
 
 def test_a_row_that_is_gone_is_refused_aloud(superuser: Client) -> None:
@@ -860,6 +895,22 @@ def test_a_reason_that_many_share_is_told_once(superuser: Client) -> None:
 
     assert told(response) == [("warning", "2 not cancelled: no longer there.")]
     assert not LogEntry.objects.exists()
+
+
+def test_of_many_reasons_the_most_frequent_are_told(
+    superuser: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(actions, "REASONS_TOLD", 1)
+    monkeypatch.setattr(actions, "LONGEST_REASON", 12)
+    statuses = ("completed", "cancelled", "cancelled")
+    ended = [
+        make_instance(f"order-{number}", status=status, ended_at=now(), timeout_at=None)
+        for number, status in enumerate(statuses)
+    ]
+
+    response = act(superuser, "cancel", *ended)
+
+    assert told(response) == [("warning", "3 not cancelled: already can…; and other reasons.")]
 
 
 def test_what_was_done_before_something_broke_is_told(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from django.db import models
+from django.utils.translation import gettext_lazy as _
 
 __all__ = ["Batch", "Heartbeat", "Wakeup"]
 
@@ -14,6 +15,8 @@ class Wakeup(models.Model):
     woken_at = models.DateTimeField()
 
     class Meta:
+        verbose_name = _("wake-up")
+        verbose_name_plural = _("wake-ups")
         default_permissions = ()
 
     def __str__(self) -> str:
@@ -29,6 +32,8 @@ class Batch(models.Model):
     began_at = models.DateTimeField()
 
     class Meta:
+        verbose_name = _("batch")
+        verbose_name_plural = _("batches")
         default_permissions = ()
 
     def __str__(self) -> str:
@@ -42,6 +47,8 @@ class Heartbeat(models.Model):
     beat_at = models.DateTimeField()
 
     class Meta:
+        verbose_name = _("heartbeat")
+        verbose_name_plural = _("heartbeats")
         default_permissions = ()
 
     def __str__(self) -> str:

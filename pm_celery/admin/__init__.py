@@ -1,0 +1,19 @@
+"""The admin: every row to look at, none to edit, and the verbs of whoever may use them."""
+
+from pm_celery.admin.dead_letters import DeadLetterAdmin
+from pm_celery.admin.instances import InstanceAdmin, TransitionAdmin
+from pm_celery.admin.messages import InboxMessageAdmin, OutboxCommandAdmin
+from pm_celery.admin.timers import TimerAdmin
+from pm_celery.admin.upkeep import BatchAdmin, HeartbeatAdmin, WakeupAdmin
+
+__all__ = [
+    "BatchAdmin",
+    "DeadLetterAdmin",
+    "HeartbeatAdmin",
+    "InboxMessageAdmin",
+    "InstanceAdmin",
+    "OutboxCommandAdmin",
+    "TimerAdmin",
+    "TransitionAdmin",
+    "WakeupAdmin",
+]

@@ -166,7 +166,7 @@ def _autodiscovered() -> tuple[str, ...]:
 
 @register(TAG)
 def check_environment(app_configs: AppConfigs = None, **_: Any) -> list[CheckMessage]:
-    """E040 to W043, W046: database and broker are set up so that nothing hangs or is lost."""
+    """W040 to W043, W046: database and broker are set up so that nothing hangs or is lost."""
     try:
         settings = get_settings()
     except SettingsError:
@@ -180,8 +180,8 @@ def _check_sqlite(alias: str) -> Iterator[CheckMessage]:
         return
     options = connection.settings_dict.get("OPTIONS", {})
     if str(options.get("transaction_mode", "")).upper() not in {"IMMEDIATE", "EXCLUSIVE"}:
-        yield _error(
-            "E040",
+        yield _warning(
+            "W040",
             f"DATABASES[{alias!r}] is SQLite without transaction_mode IMMEDIATE: it has no row locks, so "
             "two workers would handle one instance at the same time, or fail as 'database is locked'.",
             'Set "OPTIONS": {"transaction_mode": "IMMEDIATE", "timeout": 20, '

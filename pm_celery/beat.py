@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from celery import signals
+from celery import current_app, signals
 
 from pm_celery.conf import get_settings
 
@@ -33,11 +33,21 @@ def entries() -> dict[str, dict[str, Any]]:
 
 
 def _install(sender: Any, **_: Any) -> None:
-    # Both of Celery's schedulers, the file's and django-celery-beat's, read `beat_schedule`.
+    """Add our entries to a configured app's schedule, where both of Celery's schedulers read them."""
     for name, entry in entries().items():
         sender.conf.beat_schedule.setdefault(name, entry)
 
 
 def connect() -> None:
-    """Install the entries when a Celery app imports its modules, as worker and Beat do first."""
+    """Install the entries once the project's Celery app is configured, which it may be already.
+
+    `celery beat` sets Django up in the middle of its start, `celery worker` at another point of it, and
+    a project may configure its app before or after: so neither moment alone would do.
+    """
+    app: Any = current_app
+    if app.configured:
+        _install(app)
+    else:
+        app.on_after_configure.connect(_install, weak=False, dispatch_uid="pm_celery.beat")
+    # For an app that becomes the current one only later.
     signals.import_modules.connect(_install, weak=False, dispatch_uid="pm_celery.beat")

@@ -269,8 +269,12 @@ def _decide(
     method: str,
     now: datetime,
 ) -> Decision:
-    if row.kind == "command_failed" and not method:
-        return Decision(method, skipped="no handler for failed commands")
+    if row.kind == "command_failed":
+        if not method:
+            return Decision(method, skipped="no handler for failed commands")
+        if method == definition.failure_handler == json.loads(row.payload).get("issued_in"):
+            # What the failure handler tried has failed too: telling it again would go on for ever.
+            return Decision(method, skipped="a command of the failure handler itself")
     _guard_depth(row)
     process = definition.initial() if instance.number == 0 else definition.load(instance.state)
     arguments = _arguments(definition, row, handler, method)
@@ -337,7 +341,7 @@ def _reason(returned: object, where: str) -> str | None:
 
 def _guard_depth(row: InboxRow) -> None:
     limit = get_settings().max_chain_depth
-    if row.kind == "event" and row.depth > limit:
+    if row.depth > limit:
         raise ChainTooDeep(
             f"{row.name} is number {row.depth} in a chain of messages that cause one another, more than "
             f"PM_CELERY['MAX_CHAIN_DEPTH'] = {limit}: is it a loop?"

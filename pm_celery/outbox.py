@@ -21,7 +21,7 @@ from pm_celery.decisions import Message, caused_by
 from pm_celery.exceptions import CommandExpired, NoCommandHandler, WorkerLost
 from pm_celery.keys import partition_of
 from pm_celery.letters import announce_death, described
-from pm_celery.models import DeadLetter, OutboxCommand
+from pm_celery.models import DeadLetter, OutboxCommand, Transition
 from pm_celery.models.dead_letters import Place
 from pm_celery.models.outbox import UNSETTLED, OutboxQuerySet
 from pm_celery.retries import DEFAULT_RETRY, Retry
@@ -356,6 +356,7 @@ def _notice(command: OutboxCommand, letter: DeadLetter, now: datetime) -> NewMes
         "attempts": command.attempts,
         "payload": command.payload if command.kind == "command" else None,
         "letter": letter.pk,
+        "issued_in": _issuing_handler(command),
     }
     return NewMessage(
         message_id=f"command-failed:{letter.pk}",
@@ -369,10 +370,17 @@ def _notice(command: OutboxCommand, letter: DeadLetter, now: datetime) -> NewMes
         due_at=now,
         correlation_id=command.correlation_id,
         causation_id=str(command.command_id),
-        depth=command.depth,
+        depth=command.depth + 1,
         occurred_at=now,
         published_at=now,
     )
+
+
+def _issuing_handler(command: OutboxCommand) -> str | None:
+    """The method that issued a command."""
+    steps = Transition.objects.using(get_settings().database)
+    found = steps.filter(instance_id=command.instance_id or 0, message_id=command.causation_id)
+    return found.values_list("handler", flat=True).order_by("-number").first()
 
 
 def extend_signature(command_id: str, seconds: float) -> None:

@@ -313,6 +313,22 @@ def test_without_a_handler_of_its_own_a_failed_command_reaches_the_failure_handl
     assert DeadLetter.objects.get().name == "tests.Reserve"
 
 
+def test_a_failed_command_of_the_failure_handler_does_not_call_it_again(time: Time) -> None:
+    """Conformance 40: it is recorded, and goes no further."""
+    Plan.raise_in["reserve"] = KeyError("no shelf")
+    Plan.raise_in["cancel"] = KeyError("nor this")
+    publish(Placed(order_id=uuid4()))
+
+    drain()
+    for _ in range(6):
+        time.elapse("1m")
+
+    assert Plan.ran.count("failed") == 1
+    letters = DeadLetter.objects.order_by("name").values_list("name", flat=True)
+    assert list(letters) == ["tests.Cancel", "tests.Reserve"]
+    assert Instance.objects.get().status == "started"
+
+
 def test_a_dead_command_that_is_retried_runs_to_its_end(time: Time) -> None:
     order_id = uuid4()
     publish(Placed(order_id=order_id))

@@ -1,0 +1,48 @@
+"""The example's shop has tests of its own, with its own settings: they run in a process of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def manage(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the example's manage.py, with a folder of its own for its data."""
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("EXAMPLE_")},
+        "DJANGO_SETTINGS_MODULE": "config.settings",
+        "EXAMPLE_BROKER": "memory://",
+        "EXAMPLE_DATA": str(tmp_path),
+        "PYTHONPATH": str(REPOSITORY),
+    }
+    return subprocess.run(
+        [sys.executable, "manage.py", *arguments],
+        cwd=REPOSITORY / "example_project",
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_shop_passes_its_own_tests(tmp_path: Path) -> None:
+    done = manage(tmp_path, "test", "shop")
+
+    assert done.returncode == 0, done.stderr
+    assert "OK" in done.stderr
+
+
+def test_the_example_passes_the_system_checks(tmp_path: Path) -> None:
+    done = manage(tmp_path, "check", "--fail-level", "WARNING")
+
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_example_has_no_model_change_without_a_migration(tmp_path: Path) -> None:
+    done = manage(tmp_path, "makemigrations", "--check", "--dry-run")
+
+    assert done.returncode == 0, done.stdout + done.stderr

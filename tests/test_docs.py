@@ -1,0 +1,43 @@
+"""The docs agree with the code, and their links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pm_celery.conf import PmCelerySettings, Settings
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+
+
+def test_every_check_is_documented_and_none_besides() -> None:
+    source = "".join(path.read_text() for path in (ROOT / "pm_celery").glob("*.py"))
+    raised = set(re.findall(r'"([EW]0\d\d)"', source))
+
+    documented = set(re.findall(r"`pm_celery\.([EW]0\d\d)`", (ROOT / "docs/checks.md").read_text()))
+
+    assert documented == raised
+
+
+def test_every_setting_is_documented_with_its_type_and_default() -> None:
+    keys = set(PmCelerySettings.__annotations__)
+
+    documented = re.findall(r"^\| `([A-Z_]+)` \|", (ROOT / "docs/settings.md").read_text(), re.M)
+
+    assert set(documented) == keys == {name.upper() for name in Settings.__dataclass_fields__}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text())
+
+    broken = [
+        link
+        for link in links
+        if not link.startswith("http") and not (page.parent / link).resolve().exists()
+    ]
+
+    assert broken == []

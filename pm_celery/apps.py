@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
-from django.apps import AppConfig
+import pkgutil
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from django.apps import AppConfig, apps
 from django.core.signals import setting_changed
 from django.utils.module_loading import autodiscover_modules
 from django.utils.translation import gettext_lazy as _
+
+
+def discover(names: Sequence[str]) -> None:
+    """Import these modules from every installed app; of packages, also the modules in them."""
+    autodiscover_modules(*names)
+    for app in apps.get_app_configs():
+        for name in names:
+            package = sys.modules.get(f"{app.name}.{name}")
+            for found in pkgutil.walk_packages(
+                getattr(package, "__path__", ()), f"{app.name}.{name}."
+            ):
+                import_module(found.name)
 
 
 class PmCeleryConfig(AppConfig):
@@ -26,5 +43,5 @@ class PmCeleryConfig(AppConfig):
         except SettingsError:
             # A check says it better than a traceback from here.
             modules = conf.Settings().autodiscover
-        autodiscover_modules(*modules)
+        discover(modules)
         commands.register_tasks()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -12,11 +13,13 @@ from django.apps import AppConfig
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.db import DatabaseError, connections
 from django.db.migrations.executor import MigrationExecutor
+from pydantic import ValidationError
 
 from pm_celery import registry
 from pm_celery.conf import get_settings
 from pm_celery.definitions import ProcessDefinition
 from pm_celery.exceptions import SettingsError
+from pm_celery.process import ProcessManager
 
 __all__ = ["check_database", "check_declarations", "check_environment", "check_settings"]
 
@@ -75,7 +78,7 @@ def _check_process(definition: ProcessDefinition) -> Iterator[CheckMessage]:
     methods = [h.method for h in handlers] + list(definition.timer_handlers.values())
     methods += [*definition.command_failed_handlers.values()]
     methods += [m for m in (definition.timeout_handler, definition.failure_handler) if m]
-    completes = any(_calls_complete(definition, method) for method in methods if method)
+    completes = any(map(_calls_complete, _members(definition.cls)))
     if not definition.timeout and not completes and not any(h.end for h in handlers):
         yield _warning(
             "W001",
@@ -108,8 +111,15 @@ def _check_process(definition: ProcessDefinition) -> Iterator[CheckMessage]:
         )
 
 
-def _calls_complete(definition: ProcessDefinition, method: str) -> bool:
-    code = getattr(getattr(definition.cls, method), "__code__", None)
+def _members(cls: type) -> Iterator[object]:
+    """What the user's classes define, helper methods included."""
+    for base in cls.__mro__:
+        if base not in (ProcessManager, object):
+            yield from vars(base).values()
+
+
+def _calls_complete(member: object) -> bool:
+    code = getattr(member, "__code__", None)
     return code is not None and "complete" in code.co_names
 
 
@@ -137,7 +147,9 @@ def _check_messages() -> Iterator[CheckMessage]:
     for declared in registry.messages:
         where = f"{declared.cls.__module__}.{declared.cls.__qualname__}"
         try:
-            declared.adapter  # noqa: B018 -- builds it
+            # Reads nothing that could be right; what is not defined raises something else.
+            with suppress(ValidationError):
+                declared.adapter.validate_json("null")
         except Exception as error:  # noqa: BLE001 -- pydantic raises what annotations raise
             yield _error(
                 "E023",

@@ -92,7 +92,7 @@ def _positive_int(value: object) -> int:
 
 
 def _positive_seconds(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
         raise ValueError("give a number of seconds above 0")
     return float(value)
 

@@ -57,7 +57,9 @@ def discard(letter_id: int, *, resume: bool = True, by: str = "") -> None:
             ).update(status="discarded", handled_at=now)
             if instance is not None and instance.status == "failed" and instance.ended_at is None:
                 if resume:
-                    instances.resume(alias, instance, by, now)
+                    # No start event will come for what waited for this one.
+                    given_up = ("parked", "waiting")
+                    instances.resume(alias, instance, by, now, statuses=given_up)
                 else:
                     instances.give_up(alias, instance, by, now)
         _settle(alias, letter, LetterStatus.DISCARDED, by)

@@ -9,7 +9,7 @@ import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
@@ -33,6 +33,9 @@ from pm_celery.retries import Retry
 from pm_celery.rows import InboxMark, InboxRow, InstanceRow
 
 __all__ = ["Case", "HandlerFailed", "Step", "decide_case", "retry_of"]
+
+# When an event is looked at again whose start event is there, but was not handled yet.
+_WAITS_ON = timedelta(minutes=1)
 
 
 class HandlerFailed(Exception):
@@ -67,6 +70,7 @@ class Case:
     marks: dict[int, InboxMark] = field(default_factory=dict)
     unmatched: list[tuple[InboxRow, UnmatchedEvent]] = field(default_factory=list)
     unknown: list[InboxRow] = field(default_factory=list)
+    spent_timers: list[str] = field(default_factory=list)
     held_until: datetime | None = None
     releases_waiting: bool = False
     ended_here: bool = False
@@ -121,7 +125,7 @@ def decide_case(case: Case, now: datetime, out_of_time: Callable[[], bool] = boo
             case.hold(row, unknown_until, unknown=True)
             return
         if started and case.listener.lets_events_wait:
-            # What waited for this start is next, before the rows that we hold here; in a transaction
+            # What waited for a start is next, before the rows that we hold here; in a transaction
             # of its own, so that its failure does not undo the start.
             case.releases_waiting = True
             return
@@ -134,9 +138,13 @@ def _step(
     row: InboxRow,
     now: datetime,
 ) -> bool:
-    """One row of a process: settle it, or run its handler. True if it started the instance."""
+    """One row of a process: settle it, or run its handler. True if it was a start event."""
     if instance.ended_at is not None:
         case.mark(row, "skipped", now, f"the instance is {instance.status}")
+        return False
+    if instance.status == "failed" and row.status == "waiting":
+        # Its start event has failed, and may be retried: it comes after that still.
+        case.mark(row, "waiting", now, "its start event failed", now + _WAITS_ON)
         return False
     if instance.status == "failed" and row.kind != "failure":
         case.mark(row, "parked", now, "behind a failure")
@@ -149,9 +157,8 @@ def _step(
         case.mark(row, "skipped", now, "the timer was moved or cancelled")
         return False
     if instance.number == 0 and not (isinstance(handler, EventHandler) and handler.start):
-        _no_instance(case, row, handler, now)
+        _no_instance(case, definition, row, handler, now)
         return False
-    started = instance.number == 0
     method = handler.method if isinstance(handler, EventHandler) else handler
     try:
         decision = _decide(definition, instance, row, handler, method, now)
@@ -159,24 +166,28 @@ def _step(
         raise
     except Exception as error:
         raise HandlerFailed(case, row, method, error) from error
+    if row.kind == "timer":
+        case.timers.pop(row.name, None)
+        case.spent_timers.append(row.name)
     if decision.skipped is not None:
         case.mark(row, "skipped", now, decision.skipped)
         return False
     _apply(case, definition, instance, row, decision, now)
-    return started
+    return isinstance(handler, EventHandler) and handler.start
 
 
-def _no_instance(case: Case, row: InboxRow, handler: object, now: datetime) -> None:
-    if row.status == "waiting":
-        case.mark(row, "unmatched", now, "no start event came in time")
-        return
+def _no_instance(
+    case: Case, definition: ProcessDefinition, row: InboxRow, handler: object, now: datetime
+) -> None:
     unmatched = handler.unmatched if isinstance(handler, EventHandler) else "ignore"
     if isinstance(unmatched, Wait):
-        until = row.published_at + unmatched.duration
-        if until > now:
-            case.mark(row, "waiting", now, "no instance yet", until)
-            return
-        case.mark(row, "unmatched", now, "no start event came in time")
+        deadline = row.published_at + unmatched.duration
+        if deadline > now:
+            case.mark(row, "waiting", now, "no instance yet", deadline)
+        elif _start_is_behind(case, definition, row, deadline):
+            case.mark(row, "waiting", now, "its start event is on its way", now + _WAITS_ON)
+        else:
+            case.mark(row, "unmatched", now, "no start event came in time")
     elif unmatched == "dead_letter":
         error = UnmatchedEvent(
             f"No instance of {row.process} with the key {row.key!r} waits for it."
@@ -185,6 +196,17 @@ def _no_instance(case: Case, row: InboxRow, handler: object, now: datetime) -> N
         case.mark(row, "dead", now, str(error))
     else:
         case.mark(row, "unmatched", now, "no instance")
+
+
+def _start_is_behind(
+    case: Case, definition: ProcessDefinition, row: InboxRow, deadline: datetime
+) -> bool:
+    """Whether a start event came while the row still waited, though it is handled only now."""
+    starts = {d.name for d, handler in definition.event_handlers.items() if handler.start}
+    return any(
+        other.id > row.id and other.name in starts and other.published_at <= deadline
+        for other in case.rows
+    )
 
 
 def _apply(
@@ -204,8 +226,6 @@ def _apply(
     instance.number += 1
     instance.state = decision.state
     instance.status = decision.status
-    if row.kind == "timer":
-        case.timers.pop(row.name, None)
     for name, timer in decision.timers.items():
         if timer is None:
             case.timers.pop(name, None)

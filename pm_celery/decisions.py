@@ -249,7 +249,7 @@ def _stored(command: object) -> tuple[Literal["command", "signature"], str, int,
     if isinstance(command, Signature):
         return "signature", *_stored_signature(command)
     try:
-        declared, payload = encoded(command, "command")
+        declared, payload, _ = encoded(command, "command")
     except InvalidMessage as error:
         if isinstance(getattr(type(command), "__pm_message__", None), MessageType):
             raise

@@ -105,8 +105,9 @@ class ProcessDefinition:
                     f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(_META_OPTIONS)}."
                 )
                 self.problem("E008", f".Meta has no option {name!r}.", remedy)
-        self.given_name: str | None = getattr(own, "name", None)
-        self.abstract = bool(getattr(own, "abstract", False))
+        own_options = vars(own) if own is not None else {}
+        self.given_name: str | None = own_options.get("name")
+        self.abstract = bool(own_options.get("abstract", False))
         if self.given_name is not None and (
             not isinstance(self.given_name, str) or not 0 < len(self.given_name) <= LONGEST_NAME
         ):
@@ -188,6 +189,11 @@ class ProcessDefinition:
             if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
         ]
         needed = sum(p.default is p.empty for p in parameters)
+        if any(
+            p.kind is p.KEYWORD_ONLY and p.default is p.empty
+            for p in inspect.signature(method).parameters.values()
+        ):
+            needed = most + 1
         variadic = any(
             p.kind is p.VAR_POSITIONAL for p in inspect.signature(method).parameters.values()
         )
@@ -372,6 +378,10 @@ class ProcessDefinition:
         problem = unstorable(text)
         if problem:
             raise Misuse(f"{self.where}: the state {problem}")
+        try:
+            self.load(text)
+        except UndecodableState as error:
+            raise Misuse(f"{self.where}: the state could not be read again: {error}") from error
         return text
 
     def __repr__(self) -> str:

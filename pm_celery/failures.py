@@ -92,10 +92,8 @@ def _row(alias: str, id_: int) -> InboxRow | None:
 
 def _hold(alias: str, head: InboxRow, now: datetime, until: datetime) -> None:
     """Let everything that is due behind a waiting message wait with it."""
-    due = InboxMessage.objects.using(alias).filter(
-        process=head.process, key=head.key, status="pending", due_at__lte=now
-    )
-    due.update(due_at=until)
+    rows = InboxMessage.objects.using(alias).of_instance(head.process, head.key)
+    rows.filter(status="pending", due_at__lte=now).update(due_at=until)
 
 
 def _compare_and_set(alias: str, row: InboxRow, **values: object) -> bool:

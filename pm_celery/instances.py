@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from django.db import transaction
@@ -102,11 +103,13 @@ def timeout_message(instance: Instance, due_at: datetime, now: datetime) -> NewM
     )
 
 
-def resume(alias: str, instance: Instance, by: str, now: datetime) -> None:
+def resume(
+    alias: str, instance: Instance, by: str, now: datetime, *, statuses: Sequence[str] = ("parked",)
+) -> None:
     """Start a failed, locked instance again: what it parked is due now, in order."""
     record_status(alias, instance, status="started", kind="resumed", name=by, now=now)
     InboxMessage.objects.using(alias).of_instance(instance.process, instance.key).filter(
-        status="parked"
+        status__in=statuses
     ).update(status="pending", due_at=now, reason="")
     wake_on_commit([partition_of(instance.process, instance.key)])
 

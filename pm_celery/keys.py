@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from decimal import Decimal
+from enum import Enum
 from uuid import UUID
 
 from pm_celery.exceptions import UnusableKey
@@ -23,6 +24,8 @@ def correlation_key(value: object) -> str:
     Strings, UUIDs and numbers can be keys. ``None`` cannot: the key ``"None"`` would gather all
     events that lack their key in one instance.
     """
+    if isinstance(value, Enum) and not isinstance(value, str):
+        value = value.value
     if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal | UUID):
         raise UnusableKey(
             f"{value!r} is no correlation key: give a string, a number or a UUID, "
@@ -34,6 +37,10 @@ def correlation_key(value: object) -> str:
     key = str.__str__(value) if isinstance(value, str) else str(value)
     if not key.strip():
         raise UnusableKey("The correlation key is empty.")
+    if key == "None":
+        raise UnusableKey(
+            "The correlation key is 'None': some code has made text of a missing value."
+        )
     if len(key) > LONGEST_KEY:
         raise UnusableKey(
             f"The correlation key is {len(key)} characters long, more than {LONGEST_KEY}: {key[:40]!r}…"

@@ -65,12 +65,16 @@ class MessageType:
             return frozenset(self.cls.model_fields)
         return frozenset(field.name for field in dataclasses.fields(self.cls))  # type: ignore[arg-type]
 
-    def encode(self, message: object) -> str:
-        """The JSON text to store. Raises ``InvalidMessage`` with pydantic's words."""
+    def encode(self, message: object) -> tuple[str, Any]:
+        """The JSON text to store, and the message as it will come back from it.
+
+        Raises ``InvalidMessage`` with pydantic's words, also for what could be written and not be read.
+        """
         try:
             text = self.adapter.dump_json(
                 self.adapter.validate_python(message), warnings="error"
             ).decode()
+            validated = self._read(text)
         except ValidationError as error:
             raise InvalidMessage(f"{self.name} does not validate: {error}") from error
         except (PydanticSerializationError, UnicodeError, RecursionError, ValueError) as error:
@@ -78,16 +82,20 @@ class MessageType:
         problem = unstorable(text)
         if problem:
             raise InvalidMessage(f"{self.name} {problem}")
-        return text
+        return text, validated
 
     def decode(self, text: str) -> Any:
         """The message as it was. Raises ``UndecodablePayload`` with pydantic's words."""
         try:
-            return self.adapter.validate_json(text)
+            return self._read(text)
         except (ValidationError, ValueError) as error:
             raise UndecodablePayload(
                 f"The stored payload of {self.name} no longer validates: {error}"
             ) from error
+
+    def _read(self, text: str) -> Any:
+        # Rows hold field names, other services may send aliases.
+        return self.adapter.validate_json(text, by_alias=True, by_name=True)
 
     def __repr__(self) -> str:
         return f"<{self.kind} {self.name} v{self.version}>"
@@ -121,14 +129,14 @@ def message_type(message: object, kind: Kind) -> MessageType:
     )
 
 
-def encoded(message: object, kind: Kind) -> tuple[MessageType, str]:
-    """Declaration and stored text of a message. Raises ``InvalidMessage``; nothing is written."""
+def encoded(message: object, kind: Kind) -> tuple[MessageType, str, Any]:
+    """Declaration, stored text, and the message as validated. Raises ``InvalidMessage``."""
     if isinstance(message, type):
         raise InvalidMessage(
             f"{message.__qualname__} is a class: give an instance, {message.__name__}(…)."
         )
     declared = message_type(message, kind)
-    return declared, declared.encode(message)
+    return declared, *declared.encode(message)
 
 
 def _declare(cls: type[T], kind: Kind, name: str | None, version: int) -> type[T]:

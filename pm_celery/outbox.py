@@ -266,6 +266,7 @@ def _handle(command: OutboxCommand, counted: bool) -> str:
             if declared is None or declared.version < command.version:
                 # An older release: another worker may know it.
                 command.due_at = clock.now() + get_settings().unknown_message_wait
+                command.attempts -= counted
                 return "unknown to this release"
             raise NoCommandHandler(
                 f"No handler is registered for {command.name}: write @command_handler("

@@ -12,7 +12,7 @@ from pm_celery.decisions import Ignored, Message, Turn
 from pm_celery.definitions import Problem
 from pm_celery.durations import Duration
 from pm_celery.exceptions import InvalidMessage
-from pm_celery.messages import MessageType, message_type
+from pm_celery.messages import LONGEST_NAME, MessageType, message_type
 from pm_celery.retries import DEFAULT_RETRY, Retry
 
 if TYPE_CHECKING:
@@ -79,6 +79,22 @@ class PolicyDefinition:
         self.given_name = name
         self.retry = retry or DEFAULT_RETRY
         self.problems: list[Problem] = []
+        if not isinstance(self.retry, Retry):
+            self.problems.append(
+                Problem(
+                    "E008", f"{self.where}: retry={retry!r} is no Retry.", "Write retry=Retry(…)."
+                )
+            )
+            self.retry = DEFAULT_RETRY
+        if name is not None and not (isinstance(name, str) and 0 < len(name) <= LONGEST_NAME):
+            self.problems.append(
+                Problem(
+                    "E008",
+                    f"{self.where}: name={name!r:.80} is no usable name.",
+                    f"Give 1 to {LONGEST_NAME} characters.",
+                )
+            )
+            self.given_name = None
         self.event: MessageType | None = None
         try:
             self.event = message_type(event, "event")

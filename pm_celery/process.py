@@ -42,6 +42,10 @@ class ProcessManager:
             ("E007", f".{name} is a name that every process has already.", "Rename the field.")
             for name in sorted(reserved)
         ]
+        for value in vars(cls).values():
+            if isinstance(value, dataclasses.Field):
+                # pydantic reads no field that is no parameter; the state must come back whole.
+                value.init = True
         try:
             dataclasses.dataclass(eq=False, repr=False, kw_only=True)(cls)
         except (TypeError, ValueError) as error:
@@ -51,7 +55,8 @@ class ProcessManager:
         definition = ProcessDefinition(cls)
         for problem in trouble:
             definition.problem(*problem)
-        for state_field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        complete = dataclasses.is_dataclass(cls)
+        for state_field in dataclasses.fields(cls) if complete else ():  # type: ignore[arg-type]
             missing = dataclasses.MISSING
             if state_field.default is missing and state_field.default_factory is missing:
                 definition.problem(

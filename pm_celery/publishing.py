@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 from asgiref.sync import sync_to_async
-from django.db import transaction
+from django.db import DatabaseError, transaction
 
 from pm_celery import clock, inbox, registry
 from pm_celery.conf import get_settings
 from pm_celery.decisions import current_cause
-from pm_celery.exceptions import InvalidMessage, PmCeleryError
+from pm_celery.exceptions import InvalidMessage
 from pm_celery.keys import LONGEST_KEY, partition_of
 from pm_celery.listeners import route
 from pm_celery.messages import LONGEST_NAME, MessageType, encoded, unstorable
@@ -83,6 +84,8 @@ def publish_many(events: Iterable[object | Envelope]) -> list[str]:
     for item in events:
         envelope = item if isinstance(item, Envelope) else Envelope(item)
         ids.append(_add_rows(envelope, rows, errors))
+    if not rows:
+        return ids
     # One transaction even where the caller has none; inside the caller's, this is no savepoint.
     with transaction.atomic(using=get_settings().database, savepoint=False):
         for start in range(0, len(rows), _ROWS_AT_ONCE):
@@ -92,11 +95,11 @@ def publish_many(events: Iterable[object | Envelope]) -> list[str]:
 
 
 def _add_rows(envelope: Envelope, rows: list[NewMessage], errors: list[Exception | None]) -> str:
-    declared, payload = encoded(envelope.event, "event")
+    declared, payload, event = encoded(envelope.event, "event")
     event_id = (
         str(uuid4()) if envelope.event_id is None else _identifier("event_id", envelope.event_id)
     )
-    routes = route(declared, envelope.event, event_id)
+    routes = route(declared, event, event_id)
     if not routes:
         return event_id
     cause = current_cause()
@@ -171,37 +174,25 @@ def publish_named(
     ``InvalidMessage`` only for a name, id or payload that no row can hold.
     """
     event_id = _identifier("event_id", event_id)
-    if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME or "\x00" in name:
-        raise InvalidMessage(f"name={name!r:.80}: give an event's wire name.")
-    try:
-        text = json.dumps(payload, ensure_ascii=False, allow_nan=False)
-        text.encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidMessage(f"{name} {event_id}: the payload is no JSON: {error}") from None
-    problem = unstorable(text)
-    if problem:
-        raise InvalidMessage(f"{name} {event_id} {problem}")
-    when = None
-    if occurred_at is not None:
-        try:
-            when = _moment(datetime.fromisoformat(occurred_at), clock.now())
-        except (TypeError, ValueError) as error:
-            raise InvalidMessage(f"{name} {event_id}: occurred_at: {error}") from None
+    name, text = _name(name), _json(name, event_id, payload)
     declared = registry.messages.get(name)
-    error_found: Exception | None = None
-    if declared is not None and declared.kind == "event":
-        try:
-            return publish(
-                declared.decode(text),
-                event_id=event_id,
-                correlation_id=correlation_id,
-                occurred_at=when,
-            )
-        except PmCeleryError as error:
-            error_found = error
-    elif declared is not None:
-        error_found = InvalidMessage(f"{name} is declared as a {declared.kind}, not as an event.")
     now = clock.now()
+    when, conversation = now, event_id
+    try:
+        if occurred_at is not None:
+            when = _moment(datetime.fromisoformat(occurred_at), now)
+        if correlation_id is not None:
+            conversation = _identifier("correlation_id", correlation_id)
+        if declared is not None:
+            if declared.kind != "event":
+                raise InvalidMessage(f"{name} is declared as a {declared.kind}, not as an event.")
+            event = declared.decode(text)
+            return publish(event, event_id=event_id, correlation_id=conversation, occurred_at=when)
+        error = None
+    except DatabaseError:
+        raise
+    except Exception as found:  # noqa: BLE001 -- an event's validators are user code
+        error = found
     unrouted = NewMessage(
         message_id=event_id,
         kind="event",
@@ -212,42 +203,56 @@ def publish_named(
         key="",
         partition=partition_of("", event_id),
         due_at=now,
-        correlation_id=event_id
-        if correlation_id is None
-        else _identifier("correlation_id", correlation_id),
+        correlation_id=conversation,
         causation_id="",
         depth=0,
-        occurred_at=when or now,
+        occurred_at=when,
         published_at=now,
-        status="dead" if error_found else "pending",
-        reason=str(error_found) if error_found else "this release does not know the event",
+        status="dead" if error else "pending",
+        reason=str(error) if error else "this release does not know the event",
     )
     with transaction.atomic(using=get_settings().database):
-        inbox.put([unrouted], [error_found])
+        inbox.put([unrouted], [error])
     return event_id
 
 
-def route_stored(declared: MessageType, row: InboxMessage) -> int:
-    """Put a stored event into the inboxes of those who hear it now; to how many.
+def _name(name: object) -> str:
+    if isinstance(name, str) and 0 < len(name) <= LONGEST_NAME and "\x00" not in name:
+        with suppress(UnicodeEncodeError):
+            name.encode()
+            return name
+    raise InvalidMessage(f"name={name!r:.80}: give an event's wire name.")
 
-    For an event that came by name before this release knew it, or whose correlate had failed. Raises
-    what decoding and correlating raise.
+
+def _json(name: str, event_id: str, payload: object) -> str:
+    try:
+        text = json.dumps(payload, ensure_ascii=False, allow_nan=False)
+        text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidMessage(f"{name} {event_id}: the payload is no JSON: {error}") from None
+    problem = unstorable(text)
+    if problem:
+        raise InvalidMessage(f"{name} {event_id} {problem}")
+    return text
+
+
+def route_stored(declared: MessageType, row: InboxMessage) -> int:
+    """Put an unrouted event into the inboxes of those who hear it now; to how many.
+
+    Raises what decoding raises; a correlate that fails gives a dead letter of its own.
     """
     event = declared.decode(row.payload)
-    routes = route(declared, event, row.message_id)
-    for found in routes:
-        if found.error and (not row.process or found.process == row.process):
-            raise found.error
+    payload, event = declared.encode(event)
     now = clock.now()
-    wanted = [found for found in routes if not row.process or found.process == row.process]
+    routes = route(declared, event, row.message_id)
     inbox.put(
         [
             NewMessage(
                 message_id=row.message_id,
                 kind="event",
                 name=row.name,
-                version=row.version,
-                payload=row.payload,
+                version=declared.version,
+                payload=payload,
                 process=found.process,
                 key=found.key,
                 partition=found.partition,
@@ -257,8 +262,11 @@ def route_stored(declared: MessageType, row: InboxMessage) -> int:
                 depth=row.depth,
                 occurred_at=row.occurred_at,
                 published_at=row.published_at,
+                status="dead" if found.error else "pending",
+                reason=str(found.error) if found.error else "",
             )
-            for found in wanted
-        ]
+            for found in routes
+        ],
+        [found.error for found in routes],
     )
-    return len(wanted)
+    return len(routes)

@@ -84,7 +84,7 @@ def _write_waits(alias: str, case: Case, now: datetime) -> None:
     if case.held_until is None and not case.releases_waiting:
         return
     first = case.rows[0]
-    rows = InboxMessage.objects.using(alias).filter(process=first.process, key=first.key)
+    rows = InboxMessage.objects.using(alias).of_instance(first.process, first.key)
     if case.held_until is not None:
         # All of them, also those that the batch did not read: what is due is claimed again and again.
         rows.filter(status="pending", due_at__lte=now).update(due_at=case.held_until)
@@ -216,10 +216,8 @@ def _write_timers(alias: str, cases: Sequence[Case]) -> None:
 
 def _timers_left(case: Case) -> dict[str, Timer | None]:
     """For each timer that the case touched, how it is to stand now; None for gone."""
-    left: dict[str, Timer | None] = {}
+    left: dict[str, Timer | None] = dict.fromkeys(case.spent_timers)
     for step in case.steps:
-        if step.row.kind == "timer":
-            left[step.row.name] = None
         for name, timer in step.decision.timers.items():
             left[name] = None if timer is None else _timer(case, step, timer)
     return left

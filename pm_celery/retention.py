@@ -59,11 +59,12 @@ def _prune_instances(alias: str, before: datetime, batch: int) -> int:
         ended = [instance for instance in ended if instance.pk not in spared]
         ids = [instance.pk for instance in ended]
         # Children first: no foreign key of the database does it for us.
+        steps = Transition.objects.using(alias).filter(instance_id__in=ids)
+        handled = list(steps.values_list("inbox_id", flat=True))
         for model in (DeadLetter, Transition, Timer, OutboxCommand):
             model._default_manager.using(alias).filter(instance_id__in=ids).delete()
-        for instance in ended:
-            settled = InboxMessage.objects.using(alias).of_instance(instance.process, instance.key)
-            settled.filter(handled_at__isnull=False).order_by().delete()
+        # Those that made no transition are loose rows once their instance is gone.
+        InboxMessage.objects.using(alias).filter(pk__in=[pk for pk in handled if pk]).delete()
         Instance.objects.using(alias).filter(pk__in=ids).delete()
     return len(ids)
 

@@ -7,6 +7,7 @@ PM_TEST_PG_HOST        where PostgreSQL listens; `_PORT` and `_USER` likewise
 PM_TEST_DEFAULT_NAME   the name (SQLite: the file) of the database `default`, for worker processes
 PM_TEST_OTHER_NAME     the same for the database `other`
 PM_TEST_BROKER         Celery's broker URL (default: `memory://`, which ends at this process)
+PM_TEST_PM_CELERY      the setting PM_CELERY, as JSON (default: none)
 =====================  ==========================================================================
 
 For a run of pytest only PM_TEST_DB is set by hand; tests/before_django.py sets PM_TEST_DIR and
@@ -16,6 +17,7 @@ the name of the database that the test uses: `connection.settings_dict["NAME"]`.
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -100,6 +102,9 @@ TEMPLATES = [
         },
     },
 ]
+
+if "PM_TEST_PM_CELERY" in os.environ:
+    PM_CELERY = json.loads(os.environ["PM_TEST_PM_CELERY"])
 
 CELERY_BROKER_URL = os.environ.get("PM_TEST_BROKER", "memory://")
 CELERY_BROKER_TRANSPORT_OPTIONS: dict[str, Any] = {"polling_interval": 0.01}

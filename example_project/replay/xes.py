@@ -49,24 +49,24 @@ class LogEvent:
     timestamp: datetime | None
 
 
-def read(path: str | Path) -> Iterator[LogEvent]:
-    """The log's events, in the file's order."""
+def read(path: str | Path, *, cases: set[str] | None = None) -> Iterator[LogEvent]:
+    """The log's events, in the file's order; `cases` is filled with the names of all its traces."""
+    cases = set() if cases is None else cases
     with Path(path).open("rb") as file:
         compressed = file.read(len(_GZIP)) == _GZIP
         file.seek(0)
         if not compressed:
-            yield from _parse(file, path)
+            yield from _parse(file, path, cases)
             return
         with gzip.open(file) as unpacked:
-            yield from _parse(cast("BinaryIO", unpacked), path)
+            yield from _parse(cast("BinaryIO", unpacked), path, cases)
 
 
 def in_timestamp_order(events: Iterable[LogEvent]) -> list[LogEvent]:
     """All events by timestamp, cases interleaved; events of one moment stay as they came.
 
-    Within a case the order never changes: an event without a timestamp, or with an earlier one than
-    the event before it, takes that event's moment. A case that begins without timestamps begins at
-    its first one; a case that has none comes first.
+    An event without a timestamp takes that of the event before it in its case. A case that begins
+    without timestamps begins at its first one; a case that has none comes first.
     """
     events = list(events)
     reached: dict[str, datetime] = {}
@@ -75,15 +75,14 @@ def in_timestamp_order(events: Iterable[LogEvent]) -> list[LogEvent]:
             reached.setdefault(event.case, event.timestamp)
     moments = []
     for event in events:
-        moment = reached.get(event.case, _EARLIEST)
-        if event.timestamp is not None and event.timestamp > moment:
-            reached[event.case] = moment = event.timestamp
-        moments.append(moment)
+        if event.timestamp is not None:
+            reached[event.case] = event.timestamp
+        moments.append(reached.get(event.case, _EARLIEST))
     return [events[index] for index in sorted(range(len(events)), key=moments.__getitem__)]
 
 
-def _parse(file: BinaryIO, path: str | Path) -> Iterator[LogEvent]:
-    log = _Log()
+def _parse(file: BinaryIO, path: str | Path, cases: set[str]) -> Iterator[LogEvent]:
+    log = _Log(cases)
     parser = expat.ParserCreate()
     parser.StartElementHandler = log.root
     parser.EntityDeclHandler = log.refuse_entity
@@ -114,7 +113,8 @@ class _Log:
 
     parser: expat.XMLParserType
 
-    def __init__(self) -> None:
+    def __init__(self, cases: set[str]) -> None:
+        self._cases = cases
         self._events: list[LogEvent] = []
         self._counts: dict[str, int] = {}
         self._traces = 0
@@ -191,6 +191,7 @@ class _Log:
     ) -> None:
         self._traces += 1
         case = case or f"(trace {self._traces} without a name)"
+        self._cases.add(case)
         position = self._counts.get(case, 0)
         for activity, transition, timestamp in events:
             self._events.append(

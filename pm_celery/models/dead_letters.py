@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 from django.db import models
 from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 
-from pm_celery.models.fields import IdentifierField, name_field
+from pm_celery.models.fields import IdentifierField, name_field, where
 from pm_celery.models.inbox import InboxMessage
 from pm_celery.models.instances import Instance
 from pm_celery.models.outbox import OutboxCommand
@@ -33,8 +35,8 @@ class LetterStatus(models.TextChoices):
 
 
 class DeadLetterQuerySet(models.QuerySet["DeadLetter"]):
-    def open(self) -> DeadLetterQuerySet:
-        return self.filter(status=LetterStatus.OPEN)
+    def open(self) -> Self:
+        return where(self, "status = 'open'")
 
 
 class DeadLetter(models.Model):

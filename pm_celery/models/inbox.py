@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Self
 
 from django.db import models
 from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 
-from pm_celery.models.fields import IdentifierField, name_field
+from pm_celery.models.fields import IdentifierField, name_field, where
 
-__all__ = ["OPEN", "InboxMessage", "InboxStatus", "MessageKind"]
+__all__ = ["InboxMessage", "InboxStatus", "MessageKind"]
 
 
 class MessageKind(models.TextChoices):
@@ -32,20 +33,25 @@ class InboxStatus(models.TextChoices):
     DISCARDED = "discarded", _("discarded")
 
 
-# What the engine still looks at when its moment has come.
-OPEN = (InboxStatus.PENDING, InboxStatus.WAITING)
+# What the engine still looks at when its moment has come, and what is parked besides.
+_OPEN = "status IN ('pending', 'waiting')"
+_UNSETTLED = "status IN ('pending', 'waiting', 'parked')"
 
 
 class InboxQuerySet(models.QuerySet["InboxMessage"]):
-    def open(self) -> InboxQuerySet:
-        return self.filter(status__in=OPEN)
+    def open(self) -> Self:
+        return where(self, _OPEN)
+
+    def unsettled(self) -> Self:
+        return where(self, _UNSETTLED)
 
     def due(self, partition: int, now: datetime) -> InboxQuerySet:
         """What a partition has to look at, the longest overdue first."""
         return self.open().filter(partition=partition, due_at__lte=now).order_by("due_at", "id")
 
     def of_instance(self, process: str, key: str) -> InboxQuerySet:
-        return self.filter(process=process, key=key).order_by("id")
+        """What an instance has still to handle, in order."""
+        return self.unsettled().filter(process=process, key=key).order_by("id")
 
 
 class InboxMessage(models.Model):

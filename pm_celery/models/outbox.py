@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Self
 
 from django.db import models
 from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 
-from pm_celery.models.fields import IdentifierField, name_field
+from pm_celery.models.fields import IdentifierField, name_field, where
 
 __all__ = ["UNSETTLED", "CommandKind", "CommandStatus", "OutboxCommand"]
 
@@ -32,8 +33,8 @@ UNSETTLED = (CommandStatus.PENDING, CommandStatus.DISPATCHED)
 
 
 class OutboxQuerySet(models.QuerySet["OutboxCommand"]):
-    def unsettled(self) -> OutboxQuerySet:
-        return self.filter(status__in=UNSETTLED)
+    def unsettled(self) -> Self:
+        return where(self, "status IN ('pending', 'dispatched')")
 
     def due(self, now: datetime) -> OutboxQuerySet:
         """What is to be dispatched now: delayed, backed off, or stranded past its lease."""

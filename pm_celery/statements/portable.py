@@ -132,11 +132,11 @@ def read_open(
 ) -> list[InboxRow]:
     rows: list[InboxRow] = []
     for chunk in _chunks(keys):
-        found = InboxMessage.objects.using(alias).filter(_any_of(chunk)).order_by("id")
+        found = InboxMessage.objects.using(alias).unsettled().filter(_any_of(chunk))
         found = found.filter(Q(status="pending") | Q(status="waiting", due_at__lte=now))
         if before is not None:
             found = found.filter(pk__lt=before)
-        rows += [InboxRow(*row) for row in found.values_list(*_INBOX)[:limit]]
+        rows += [InboxRow(*row) for row in found.order_by("id").values_list(*_INBOX)[:limit]]
     return sorted(rows, key=operator.attrgetter("id"))
 
 

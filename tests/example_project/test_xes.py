@@ -214,20 +214,37 @@ def test_cases_are_interleaved_by_timestamp() -> None:
     assert in_order(*events) == [("a", 0), ("b", 0), ("b", 1), ("a", 1)]
 
 
-def test_the_order_within_a_case_never_changes() -> None:
-    """An event without a timestamp, or an earlier one, comes right after its predecessor."""
-    events = [at("a", 0, 2), at("a", 1, None), at("a", 2, 1), at("a", 3, 4)]
+def test_an_event_without_a_timestamp_takes_that_of_its_predecessor_in_the_case() -> None:
+    events = [at("a", 0, 2), at("a", 1, None), at("a", 2, 4)]
     others = [at("b", 0, None), at("b", 1, 3), at("c", 0, None)]
 
     assert in_order(*events, *others) == [
         ("c", 0),
         ("a", 0),
         ("a", 1),
-        ("a", 2),
         ("b", 0),
         ("b", 1),
-        ("a", 3),
+        ("a", 2),
     ]
+
+
+def test_events_of_a_case_that_stand_in_another_order_are_sorted_by_their_timestamps() -> None:
+    events = [at("a", 0, 5), at("a", 1, 1), at("a", 2, 1), at("b", 0, 3)]
+
+    assert in_order(*events) == [("a", 1), ("a", 2), ("b", 0), ("a", 0)]
+
+
+def test_a_trace_without_events_is_a_case_as_well(file: Path) -> None:
+    file.write_text(
+        '<log><trace><string key="concept:name" value="empty"/></trace>'
+        '<trace><string key="concept:name" value="full"/><event/></trace></log>'
+    )
+    cases: set[str] = set()
+
+    events = list(read(file, cases=cases))
+
+    assert [event.case for event in events] == ["full"]
+    assert cases == {"empty", "full"}
 
 
 @pytest.mark.skipif(not REAL_LOGS.is_dir(), reason="the real logs are not beside the repository")

@@ -1,5 +1,5 @@
 """Autodiscovered, so that worker processes know them as the tests do."""
 
-from tests import orders
+from tests import orders, signatures
 
-__all__ = ["orders"]
+__all__ = ["orders", "signatures"]

@@ -1,0 +1,67 @@
+"""The database uses the index that was made for each of the engine's questions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from django.db import connection, transaction
+
+from pm_celery import clock, publish_many
+from pm_celery.models import DeadLetter, Instance, OutboxCommand, Timer
+from pm_celery.statements import statements
+from tests.driving import drain
+from tests.orders import Placed
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+QUESTIONS: dict[str, Callable[[], object]] = {
+    "pm_inbox_due": lambda: statements("default").claim(
+        "default", 3, clock.now(), 100, {("tests.Order", "x")}, {1}
+    ),
+    "pm_inbox_of_instance": lambda: statements("default").read_open(
+        "default", [("tests.Order", "x")], clock.now(), 100, None
+    ),
+    "pm_outbox_due": lambda: list(OutboxCommand.objects.due(clock.now())[:100]),
+    "pm_timer_due": lambda: list(Timer.objects.due(clock.now())[:100]),
+    "pm_instance_timeout_passed": lambda: list(Instance.objects.timeout_passed(clock.now())[:100]),
+    "pm_instance_ended_before": lambda: list(Instance.objects.ended_before(clock.now())[:100]),
+    "pm_instance_key_once": lambda: statements("default").lock_instances(
+        "default", [("tests.Order", "x")]
+    ),
+    "pm_letter_open": lambda: list(DeadLetter.objects.open().order_by("-died_at")[:100]),
+}
+
+
+def plan_of(question: Callable[[], object]) -> str:
+    """The plan of the last statement that the question asks, with its parameters as parameters: SQLite
+    cannot use a partial index whose condition it gets as one."""
+    asked: list[tuple[str, Any]] = []
+
+    def listen(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        asked.append((sql, params))
+        return execute(sql, params, many, context)
+
+    with transaction.atomic(), connection.cursor() as cursor:
+        with connection.execute_wrapper(listen):
+            question()
+        if connection.vendor == "postgresql":
+            # The tables are small here; what could not use the index would scan all the same.
+            cursor.execute("SET LOCAL enable_seqscan TO off")
+        explain = "EXPLAIN" if connection.vendor == "postgresql" else "EXPLAIN QUERY PLAN"
+        cursor.execute(f"{explain} {asked[-1][0]}", asked[-1][1])
+        return str(cursor.fetchall())
+
+
+@pytest.mark.parametrize("index", QUESTIONS)
+def test_each_question_of_the_engine_uses_the_index_made_for_it(index: str) -> None:
+    publish_many([Placed(order_id=uuid4()) for _ in range(50)])
+    drain()
+
+    plan = plan_of(QUESTIONS[index])
+
+    if connection.vendor == "sqlite" and index == "pm_instance_key_once":
+        index = "sqlite_autoindex_pm_celery_instance"
+    assert index in plan

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pm_celery import clock, registry
+from pm_celery.cases import Case
 from pm_celery.conf import get_settings
-from pm_celery.deciding import Case
 from pm_celery.definitions import ProcessDefinition
 from pm_celery.keys import partition_of
 from pm_celery.models import Timer

@@ -63,9 +63,9 @@ class CommandHandler:
         self.registered_as = self.name
 
         def run(command_id: str) -> str:
-            from pm_celery import outbox
+            from pm_celery import execution
 
-            return outbox.run(command_id)
+            return execution.run(command_id)
 
         run.__doc__ = inspect.getdoc(self.function)
         run.__module__ = self.function.__module__

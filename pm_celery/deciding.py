@@ -1,4 +1,4 @@
-"""Decide: what each message of one instance means, in order. Reads no table and writes none.
+"""Decide: what one handler makes of one message. Reads no table and writes none.
 
 A handler may use the ORM; what it writes is part of the engine's transaction, and rolled back with it.
 """
@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from collections.abc import Mapping
+from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
@@ -19,231 +18,17 @@ from pm_celery import registry
 from pm_celery.conf import get_settings
 from pm_celery.decisions import Decision, Failure, Ignored, Message, Turn, caused_by
 from pm_celery.definitions import ProcessDefinition
-from pm_celery.exceptions import (
-    ChainTooDeep,
-    Misuse,
-    UndecodablePayload,
-    UnknownMessage,
-    UnmatchedEvent,
-)
-from pm_celery.handlers import EventHandler, Wait
+from pm_celery.exceptions import ChainTooDeep, Misuse, UndecodablePayload, UnknownMessage
+from pm_celery.handlers import EventHandler
 from pm_celery.messages import MessageType
 from pm_celery.policies import PolicyDefinition, Reaction
 from pm_celery.retries import Retry
-from pm_celery.rows import InboxMark, InboxRow, InstanceRow
+from pm_celery.rows import InboxRow, InstanceRow
 
-__all__ = ["Case", "HandlerFailed", "Step", "decide_case", "retry_of"]
-
-# When an event is looked at again whose start event is there, but was not handled yet.
-_WAITS_ON = timedelta(minutes=1)
+__all__ = ["decide", "handler_of", "react", "retry_of"]
 
 
-class HandlerFailed(Exception):
-    """A handler, or what must come before it, raised; the cause is the user's exception."""
-
-    def __init__(self, case: Case, row: InboxRow, handler: str, error: Exception) -> None:
-        super().__init__(str(error))
-        self.case = case
-        self.row = row
-        self.handler = handler
-        self.error = error
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One message with what was decided on it."""
-
-    row: InboxRow
-    decision: Decision
-    number: int
-
-
-@dataclass(slots=True)
-class Case:
-    """One instance (or one event of a policy) in a batch: its rows, and what became of them."""
-
-    listener: ProcessDefinition | PolicyDefinition | None
-    instance: InstanceRow | None
-    rows: list[InboxRow]
-    timers: dict[str, datetime] = field(default_factory=dict)
-    steps: list[Step] = field(default_factory=list)
-    marks: dict[int, InboxMark] = field(default_factory=dict)
-    unmatched: list[tuple[InboxRow, UnmatchedEvent]] = field(default_factory=list)
-    unknown: list[InboxRow] = field(default_factory=list)
-    spent_timers: list[str] = field(default_factory=list)
-    held_until: datetime | None = None
-    releases_waiting: bool = False
-    ended_here: bool = False
-
-    def hold(self, row: InboxRow, until: datetime, *, unknown: bool = False) -> None:
-        """Nothing of this case is handled before a moment, for its first message must wait."""
-        self.held_until = until
-        if unknown:
-            self.unknown.append(row)
-
-    def mark(
-        self,
-        row: InboxRow,
-        status: str,
-        now: datetime,
-        reason: str = "",
-        due: datetime | None = None,
-    ) -> None:
-        settled = status in ("handled", "skipped", "unmatched")
-        attempts = max(row.attempts, 1) if status == "handled" else row.attempts
-        self.marks[row.id] = InboxMark(
-            row.id, status, reason, due or row.due_at, attempts, now if settled else None
-        )
-
-
-# -- one case, message by message -------------------------------------------------------------------
-
-
-def decide_case(case: Case, now: datetime, out_of_time: Callable[[], bool] = bool) -> None:
-    """Go through a case's rows in order, and write into it what becomes of each.
-
-    Ends early at a message that must wait (a backoff, an unknown type): what is behind it waits too.
-    Raises ``HandlerFailed``.
-    """
-    if isinstance(case.listener, PolicyDefinition):
-        for row in case.rows:
-            _react(case, case.listener, row, now)
-        return
-    unknown_until = now + get_settings().unknown_message_wait
-    if case.listener is None or case.instance is None:
-        case.hold(case.rows[0], unknown_until, unknown=True)
-        return
-    for row in case.rows:
-        if case.marks and out_of_time():
-            return
-        if row.status == "pending" and row.due_at > now:
-            case.hold(row, row.due_at)
-            return
-        try:
-            started = _step(case, case.listener, case.instance, row, now)
-        except UnknownMessage:
-            case.hold(row, unknown_until, unknown=True)
-            return
-        if started and case.listener.lets_events_wait:
-            # What waited for a start is next, before the rows that we hold here; in a transaction
-            # of its own, so that its failure does not undo the start.
-            case.releases_waiting = True
-            return
-
-
-def _step(
-    case: Case,
-    definition: ProcessDefinition,
-    instance: InstanceRow,
-    row: InboxRow,
-    now: datetime,
-) -> bool:
-    """One row of a process: settle it, or run its handler. True if it was a start event."""
-    if instance.ended_at is not None:
-        case.mark(row, "skipped", now, f"the instance is {instance.status}")
-        return False
-    if instance.status == "failed" and row.status == "waiting":
-        # Its start event has failed, and may be retried: it comes after that still.
-        case.mark(row, "waiting", now, "its start event failed", now + _WAITS_ON)
-        return False
-    if instance.status == "failed" and row.kind != "failure":
-        case.mark(row, "parked", now, "behind a failure")
-        return False
-    if row.kind == "failure" and instance.status != "failed":
-        case.mark(row, "skipped", now, "the instance was resumed before")
-        return False
-    handler = definition_handler(definition, row)
-    if row.kind == "timer" and case.timers.get(row.name) != row.occurred_at:
-        case.mark(row, "skipped", now, "the timer was moved or cancelled")
-        return False
-    if instance.number == 0 and not (isinstance(handler, EventHandler) and handler.start):
-        _no_instance(case, definition, row, handler, now)
-        return False
-    method = handler.method if isinstance(handler, EventHandler) else handler
-    try:
-        decision = _decide(definition, instance, row, handler, method, now)
-    except UnknownMessage:
-        raise
-    except Exception as error:
-        raise HandlerFailed(case, row, method, error) from error
-    if row.kind == "timer":
-        case.timers.pop(row.name, None)
-        case.spent_timers.append(row.name)
-    if decision.skipped is not None:
-        case.mark(row, "skipped", now, decision.skipped)
-        return False
-    _apply(case, definition, instance, row, decision, now)
-    return isinstance(handler, EventHandler) and handler.start
-
-
-def _no_instance(
-    case: Case, definition: ProcessDefinition, row: InboxRow, handler: object, now: datetime
-) -> None:
-    unmatched = handler.unmatched if isinstance(handler, EventHandler) else "ignore"
-    if isinstance(unmatched, Wait):
-        deadline = row.published_at + unmatched.duration
-        if deadline > now:
-            case.mark(row, "waiting", now, "no instance yet", deadline)
-        elif _start_is_behind(case, definition, row, deadline):
-            case.mark(row, "waiting", now, "its start event is on its way", now + _WAITS_ON)
-        else:
-            case.mark(row, "unmatched", now, "no start event came in time")
-    elif unmatched == "dead_letter":
-        error = UnmatchedEvent(
-            f"No instance of {row.process} with the key {row.key!r} waits for it."
-        )
-        case.unmatched.append((row, error))
-        case.mark(row, "dead", now, str(error))
-    else:
-        case.mark(row, "unmatched", now, "no instance")
-
-
-def _start_is_behind(
-    case: Case, definition: ProcessDefinition, row: InboxRow, deadline: datetime
-) -> bool:
-    """Whether a start event came while the row still waited, though it is handled only now."""
-    starts = {d.name for d, handler in definition.event_handlers.items() if handler.start}
-    return any(
-        other.id > row.id and other.name in starts and other.published_at <= deadline
-        for other in case.rows
-    )
-
-
-def _apply(
-    case: Case,
-    definition: ProcessDefinition,
-    instance: InstanceRow,
-    row: InboxRow,
-    decision: Decision,
-    now: datetime,
-) -> None:
-    """Carry the decision to the case, so that the next message of the batch finds it."""
-    if instance.number == 0:
-        instance.started_at = now
-        instance.correlation_id = row.correlation_id
-        if definition.timeout is not None:
-            instance.timeout_at = now + definition.timeout
-    instance.number += 1
-    instance.state = decision.state
-    instance.status = decision.status
-    for name, timer in decision.timers.items():
-        if timer is None:
-            case.timers.pop(name, None)
-        else:
-            case.timers[name] = timer.due_at
-    if decision.status not in ("started", "failed"):
-        instance.ended_at = now
-        instance.timeout_at = None
-        case.timers.clear()
-        case.ended_here = True
-    case.steps.append(Step(row, decision, instance.number))
-    case.mark(row, "handled", now)
-
-
-# -- one message ------------------------------------------------------------------------------------
-
-
-def definition_handler(definition: ProcessDefinition, row: InboxRow) -> EventHandler | str:
+def handler_of(definition: ProcessDefinition, row: InboxRow) -> EventHandler | str:
     """The handler of a row: an event's, or the name of a method ("" for none).
 
     Raises ``UnknownMessage`` where this release has none but another one may.
@@ -281,14 +66,15 @@ def retry_of(listener: ProcessDefinition | PolicyDefinition, row: InboxRow) -> R
     return listener.retry
 
 
-def _decide(
+def decide(
     definition: ProcessDefinition,
     instance: InstanceRow,
     row: InboxRow,
     handler: EventHandler | str,
-    method: str,
     now: datetime,
 ) -> Decision:
+    """Run the handler of one message on an instance; what it decided. Raises what it raises."""
+    method = handler.method if isinstance(handler, EventHandler) else handler
     if row.kind == "command_failed":
         if not method:
             return Decision(method, skipped="no handler for failed commands")
@@ -321,32 +107,18 @@ def _decide(
     )
 
 
-def _react(case: Case, policy: PolicyDefinition, row: InboxRow, now: datetime) -> None:
+def react(policy: PolicyDefinition, row: InboxRow, now: datetime) -> Decision:
+    """What a policy decides on one event. Raises ``UnknownMessage``, or what it raises."""
     declared = registry.messages.get(row.name)
     if declared is None or row.version > declared.version or declared is not policy.event:
-        case.mark(
-            row,
-            "pending",
-            now,
-            "unknown to this release",
-            now + get_settings().unknown_message_wait,
-        )
-        case.unknown.append(row)
-        return
+        raise UnknownMessage(f"{policy.name} does not know {row.name} v{row.version}")
+    _guard_depth(row)
     turn = Turn("", now, message_of(row))
-    try:
-        _guard_depth(row)
-        event = declared.decode(row.payload)
-        with caused_by(turn.message):
-            skipped = _reason(policy.function(event, Reaction(turn)), policy.where)
-    except Exception as error:
-        raise HandlerFailed(case, row, policy.function.__name__, error) from error
-    if skipped is not None:
-        case.mark(row, "skipped", now, skipped)
-        return
-    decision = Decision(policy.function.__name__, commands=tuple(turn.commands))
-    case.steps.append(Step(row, decision, 0))
-    case.mark(row, "handled", now)
+    event = declared.decode(row.payload)
+    with caused_by(turn.message):
+        skipped = _reason(policy.function(event, Reaction(turn)), policy.where)
+    commands = () if skipped is not None else tuple(turn.commands)
+    return Decision(policy.function.__name__, skipped=skipped, commands=commands)
 
 
 def _reason(returned: object, where: str) -> str | None:

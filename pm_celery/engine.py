@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from django.db import transaction
 
 from pm_celery import batches, clock, failures, outbox, signals, wakeups
+from pm_celery.cases import Case, HandlerFailed, decide_case
 from pm_celery.claiming import Selection, claim, lock
 from pm_celery.conf import get_settings
-from pm_celery.deciding import Case, HandlerFailed, decide_case
 from pm_celery.definitions import ProcessDefinition
 from pm_celery.recording import Recorded, record
 from pm_celery.transience import is_transient, repeated

@@ -12,8 +12,8 @@ from django.db import connections
 from django.db.models import Q
 
 from pm_celery import registry
+from pm_celery.cases import Case, Step
 from pm_celery.conf import get_settings
-from pm_celery.deciding import Case, Step
 from pm_celery.decisions import IssuedCommand, TimerSet
 from pm_celery.letters import open_letter
 from pm_celery.models import Instance, OutboxCommand, Timer

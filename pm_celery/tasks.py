@@ -7,7 +7,7 @@ from typing import Any
 
 from celery import Task, shared_task, signals
 
-from pm_celery import engine, outbox, retention, ticks
+from pm_celery import engine, execution, outbox, retention, settling, ticks
 from pm_celery.conf import get_settings
 from pm_celery.publishing import publish_named
 from pm_celery.transience import repeated
@@ -33,7 +33,7 @@ def tick() -> None:
 @shared_task(name="pm_celery.run_command", ignore_result=True)
 def run_command(command_id: str) -> str:
     """Run a command that has no task of its own here."""
-    return outbox.run(command_id)
+    return execution.run(command_id)
 
 
 @shared_task(name="pm_celery.prune", ignore_result=True)
@@ -78,16 +78,16 @@ def _ours(task: Any) -> str | None:
 @signals.task_prerun.connect(dispatch_uid="pm_celery.signature_begins")
 def _signature_begins(task: Any = None, **_: Any) -> None:
     if command_id := _ours(task):
-        outbox.extend_signature(command_id, task.time_limit or _SIGNATURE_SECONDS)
+        settling.extend_signature(command_id, task.time_limit or _SIGNATURE_SECONDS)
 
 
 @signals.task_success.connect(dispatch_uid="pm_celery.signature_done")
 def _signature_done(sender: Any = None, **_: Any) -> None:
     if command_id := _ours(sender):
-        outbox.settle_signature(command_id, None)
+        settling.settle_signature(command_id, None)
 
 
 @signals.task_failure.connect(dispatch_uid="pm_celery.signature_failed")
 def _signature_failed(sender: Any = None, exception: Any = None, **_: Any) -> None:
     if command_id := _ours(sender):
-        outbox.settle_signature(command_id, exception)
+        settling.settle_signature(command_id, exception)

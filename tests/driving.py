@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack, suppress
 from datetime import timedelta
 
-from pm_celery import clock, engine, outbox, ticks
+from pm_celery import clock, engine, execution, ticks
 from pm_celery.conf import get_settings
 from pm_celery.durations import parse_duration
 from pm_celery.keys import PARTITIONS
@@ -28,7 +28,7 @@ def run_commands() -> int:
     for command_id in ids:
         # Celery shows what a task raised; the row tells as well.
         with suppress(Exception):
-            outbox.run(command_id)
+            execution.run(command_id)
     return len(ids)
 
 

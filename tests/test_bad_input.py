@@ -28,11 +28,11 @@ from pm_celery import (
     dead_letters,
     engine,
     event,
+    execution,
     handle,
     on_command_failed,
     on_failure,
     on_timer,
-    outbox,
     policy,
     publish,
     publish_many,
@@ -1090,7 +1090,7 @@ def test_a_command_unknown_to_this_worker_waits_for_one_that_knows_it(time: Time
     command_id = str(OutboxCommand.objects.get().command_id)
 
     for _ in range(30):
-        outbox.run(command_id)
+        execution.run(command_id)
         time.enter_context(clock.travel(timedelta(minutes=1)))
         ticks.tick()
 
@@ -1107,7 +1107,7 @@ def test_a_command_unknown_to_this_worker_waits_for_one_that_knows_it(time: Time
     def send_dunning(command: Any) -> None:
         collected.append(command.bill)
 
-    outbox.run(command_id)
+    execution.run(command_id)
     assert collected == ["b-1"]
 
 

@@ -22,6 +22,7 @@ from pm_celery import (
     command_handler,
     dead_letters,
     event,
+    execution,
     handle,
     outbox,
     publish,
@@ -164,8 +165,8 @@ def test_a_command_that_is_delivered_twice_takes_effect_once() -> None:
     advance_all()
     command_id = str(OutboxCommand.objects.get().command_id)
 
-    assert outbox.run(command_id) == "done"
-    assert outbox.run(command_id) != "done"
+    assert execution.run(command_id) == "done"
+    assert execution.run(command_id) != "done"
 
     assert Effect.objects.count() == 1
     assert InboxMessage.objects.filter(name="tests.Reserved").count() == 1
@@ -200,14 +201,14 @@ def test_two_workers_that_get_one_command_at_once_run_it_once() -> None:
 
     def work() -> None:
         try:
-            outbox.run(command_id)
+            execution.run(command_id)
         finally:
             connection.close()
 
     a = threading.Thread(target=work)
     a.start()
     assert inside.wait(20)
-    outcome = outbox.run(command_id)
+    outcome = execution.run(command_id)
     go_on.set()
     a.join(20)
 
@@ -388,7 +389,7 @@ def test_a_command_that_kills_its_worker_does_not_loop_for_ever(time: Time) -> N
 
     for _ in range(12):
         with suppress(Killed):
-            outbox.run(command_id)
+            execution.run(command_id)
         time.enter_context(clock.travel(timedelta(hours=2)))
         ticks.tick()
 

@@ -163,6 +163,27 @@ def test_a_subclass_inherits_fields_handlers_and_options() -> None:
     assert not definition.abstract
 
 
+def test_a_mixin_s_annotated_attributes_are_state_as_well() -> None:
+    """Conformance 1. Or what a handler stores in them would silently be lost."""
+
+    class HasDepots:
+        depots: str = ""
+
+    class ParcelWithMixin(HasDepots, ProcessManager):
+        @handle(ParcelScanned, start=True, correlate="parcel")
+        def scanned(self, event: ParcelScanned) -> None:
+            self.depots += event.depot
+
+    parcel = uuid4()
+    publish(ParcelScanned(parcel=parcel, depot="north "))
+    drain()
+    publish(ParcelScanned(parcel=parcel, depot="south"))
+    drain()
+
+    state: Any = Instance.objects.get(process="tests.ParcelWithMixin").state
+    assert ParcelWithMixin.definition.load(state).depots == "north south"  # type: ignore[attr-defined]
+
+
 def test_an_abstract_process_hears_nothing() -> None:
     """Conformance 1."""
 
@@ -580,6 +601,19 @@ def test_a_correlate_of_an_unknown_sort_is_a_start_up_error(correlate: Any) -> N
 
     class Parcel(ProcessManager):
         @handle(ParcelRegistered, start=True, correlate=correlate)
+        def registered(self, event: ParcelRegistered) -> None: ...
+
+    assert "E005" in reported(Parcel)
+
+
+def test_a_correlate_that_must_be_awaited_is_a_start_up_error() -> None:
+    """Conformance 3. Every event would become a dead letter: a coroutine is no key."""
+
+    async def ask(event: Any) -> str:
+        return str(event.parcel)
+
+    class Parcel(ProcessManager):
+        @handle(ParcelRegistered, start=True, correlate=ask)
         def registered(self, event: ParcelRegistered) -> None: ...
 
     assert "E005" in reported(Parcel)

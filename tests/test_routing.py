@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from django.db import connection, connections
+from django.db import connection, connections, transaction
 
 from pm_celery import (
     ProcessManager,
@@ -31,6 +31,7 @@ from pm_celery.keys import correlation_key, partition_of
 from pm_celery.models import DeadLetter, InboxMessage, Instance, OutboxCommand, Transition
 from pm_celery.registry import isolated_registries
 from tests.driving import Time, advance_all, drain
+from tests.testapp.models import Effect
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -680,6 +681,25 @@ def test_a_correlate_that_fails_does_not_fail_the_code_that_publishes() -> None:
     event_id = publish(TicketOpened("T-1"))
 
     assert fate(event_id) == ("dead", "no such customer")
+
+
+def test_a_correlate_whose_query_fails_leaves_the_publisher_s_transaction_usable() -> None:
+    """Conformance 13. On PostgreSQL an error of the database aborts the transaction that it happens in."""
+
+    def ask_the_database(event: object) -> str:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT key FROM no_such_table")
+        return "never"
+
+    declare_ticket(correlate=ask_the_database)
+
+    with transaction.atomic():
+        Effect.objects.create(name="before")
+        event_id = publish(TicketOpened("T-1"))
+        Effect.objects.create(name="after")
+
+    assert Effect.objects.count() == 2
+    assert fate(event_id)[0] == "dead"
 
 
 def test_a_field_that_is_none_becomes_a_dead_letter_and_not_the_key_none() -> None:

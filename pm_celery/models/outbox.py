@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Self
 
-from django.db import models
+from django.db import connections, models
 from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 
@@ -35,6 +35,11 @@ UNSETTLED = (CommandStatus.PENDING, CommandStatus.DISPATCHED)
 class OutboxQuerySet(models.QuerySet["OutboxCommand"]):
     def unsettled(self) -> Self:
         return where(self, "status IN ('pending', 'dispatched')")
+
+    def locked(self) -> Self:
+        """Locked rows only: those that somebody else holds are passed over."""
+        features = connections[self.db].features
+        return self.select_for_update(skip_locked=features.has_select_for_update_skip_locked)
 
     def due(self, now: datetime) -> OutboxQuerySet:
         """What is to be dispatched now: delayed, backed off, or stranded past its lease."""

@@ -1,0 +1,197 @@
+"""Running a command: its handler, in one transaction with the mark that it ran."""
+
+from __future__ import annotations
+
+from functools import partial
+from uuid import UUID
+
+from django.db import transaction
+from django.db.models import F
+
+from pm_celery import clock, registry, signals
+from pm_celery.conf import get_settings
+from pm_celery.decisions import Message, caused_by
+from pm_celery.exceptions import CommandExpired, NoCommandHandler, WorkerLost
+from pm_celery.letters import described
+from pm_celery.models import OutboxCommand
+from pm_celery.retries import DEFAULT_RETRY, Retry
+from pm_celery.settling import die
+from pm_celery.transience import is_transient, repeated
+
+__all__ = ["run"]
+
+_NOT_OURS = "settled or running elsewhere"
+
+
+def run(command_id: str) -> str:
+    """Run a command's handler, in one transaction with the mark that it ran; what became of it.
+
+    The body of every command task. A second delivery finds the command done, or locked, and does
+    nothing. Raises what the handler raised when that was its last attempt.
+    """
+    try:
+        found = UUID(command_id)
+    except (ValueError, TypeError, AttributeError):
+        return "no command has this id"
+    return repeated(get_settings().database, lambda: _run_once(found))
+
+
+class _Failed(Exception):
+    def __init__(self, command: OutboxCommand, error: Exception) -> None:
+        self.command = command
+        self.error = error
+
+
+def _run_once(command_id: UUID) -> str:
+    counted = False
+    command = None
+    alias = get_settings().database
+    try:
+        with transaction.atomic(using=alias, durable=True):
+            # If we die in here, nothing happened; the lease ends, and the tick dispatches it again.
+            command = _take(alias, command_id)
+            if command is None:
+                return _NOT_OURS
+            if command.dispatches == 1:
+                return _run_taken(alias, command, counted=False)
+            # It was dispatched before, and nobody said what came of it: perhaps it kills its worker.
+            if not _count_attempt(alias, command):
+                return _NOT_OURS
+        counted, attempts = True, command.attempts
+        with transaction.atomic(using=alias, durable=True):
+            command = _take(alias, command_id)
+            if command is None or command.attempts != attempts:
+                return _NOT_OURS
+            return _run_taken(alias, command, counted=True)
+    except _Failed as failed:
+        if is_transient(failed.error):
+            if counted:
+                _refund(alias, failed.command)
+            raise failed.error from None
+        return _note_failure(failed.command, failed.error, counted)
+
+
+def _take(alias: str, command_id: UUID) -> OutboxCommand | None:
+    """A dispatched command under its row lock, or None if it is settled, or held by someone else."""
+    return (
+        OutboxCommand.objects.using(alias)
+        .locked()
+        .filter(command_id=command_id, status="dispatched")
+        .first()
+    )
+
+
+def _count_attempt(alias: str, command: OutboxCommand) -> bool:
+    """Count a run that is about to begin; False where the attempts are spent, and the command died."""
+    if command.attempts >= _retry(command).max_lost_runs:
+        die(
+            command,
+            WorkerLost(
+                f"{command.attempts} runs began and none of them came back: the worker was killed "
+                "each time (out of memory, a segmentation fault, a time limit)."
+            ),
+        )
+        return False
+    command.attempts += 1
+    command.save(using=alias, update_fields=["attempts"])
+    return True
+
+
+def _run_taken(alias: str, command: OutboxCommand, *, counted: bool) -> str:
+    outcome = _handle(command, counted)
+    if command.status == "done":
+        command.settled_at = clock.now()
+        transaction.on_commit(partial(_announce_done, command), using=alias, robust=True)
+    columns = ["status", "attempts", "settled_at", "due_at", "reason"]
+    command.save(using=alias, update_fields=columns)
+    return outcome
+
+
+def _announce_done(command: OutboxCommand) -> None:
+    signals.command_settled.send_robust(
+        sender=OutboxCommand,
+        name=command.name,
+        command_id=str(command.command_id),
+        status=command.status,
+    )
+
+
+def _refund(alias: str, command: OutboxCommand) -> None:
+    OutboxCommand.objects.using(alias).filter(pk=command.pk, attempts=command.attempts).update(
+        attempts=F("attempts") - 1
+    )
+
+
+def _retry(command: OutboxCommand) -> Retry:
+    handler = registry.command_handlers.get(command.name)
+    return handler.retry if handler else DEFAULT_RETRY
+
+
+def _handle(command: OutboxCommand, counted: bool) -> str:
+    attempt = command.attempts if counted else command.attempts + 1
+    message = Message(
+        id=str(command.command_id),
+        kind="command",
+        name=command.name,
+        correlation_id=command.correlation_id,
+        causation_id=command.causation_id,
+        depth=command.depth,
+        attempt=attempt,
+        occurred_at=command.issued_at,
+        published_at=command.issued_at,
+    )
+    try:
+        if command.expires_at is not None and command.expires_at <= clock.now():
+            raise CommandExpired("Its time was over before it ran.")
+        handler = registry.command_handlers.get(command.name)
+        declared = registry.messages.get(command.name)
+        if handler is None or declared is None or declared.version < command.version:
+            if declared is None or declared.version < command.version:
+                # An older release: another worker may know it.
+                command.due_at = clock.now() + get_settings().unknown_message_wait
+                command.attempts -= counted
+                return "unknown to this release"
+            raise NoCommandHandler(
+                f"No handler is registered for {command.name}: write @command_handler("
+                f"{declared.cls.__name__}) in a module that AUTODISCOVER imports."
+            )
+        with caused_by(message):
+            arguments = (declared.decode(command.payload),)
+            handler.function(*arguments, *((message,) if handler.takes_message else ()))
+    except Exception as error:
+        raise _Failed(command, error) from error
+    command.status = "done"
+    command.attempts = attempt
+    command.reason = ""
+    return "done"
+
+
+def _note_failure(command: OutboxCommand, error: Exception, counted: bool) -> str:
+    alias = get_settings().database
+    retry = _retry(command)
+    attempts = command.attempts if counted else command.attempts + 1
+    with transaction.atomic(using=alias, durable=True):
+        unchanged = OutboxCommand.objects.using(alias).locked().filter(pk=command.pk)
+        locked = unchanged.filter(status="dispatched", attempts=command.attempts).first()
+        if locked is None:
+            return _NOT_OURS
+        locked.attempts = attempts
+        if retry.is_terminal(error) or attempts >= retry.max_runs:
+            die(locked, error)
+        else:
+            locked.status = "pending"
+            locked.due_at = clock.now() + retry.wait(attempts)
+            locked.reason = f"{type(error).__name__}: {described(error)['error'][:1000]}"
+            locked.save(using=alias, update_fields=["attempts", "status", "due_at", "reason"])
+    if locked.status == "dead":
+        # So that Celery, and whatever watches it, sees the task fail.
+        raise error
+    signals.command_retried.send_robust(
+        sender=OutboxCommand,
+        name=locked.name,
+        command_id=str(locked.command_id),
+        error=error,
+        attempts=attempts,
+        retry_at=locked.due_at,
+    )
+    return f"failed in run {attempts}, again at {locked.due_at:%H:%M:%S}"

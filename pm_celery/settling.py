@@ -1,0 +1,110 @@
+"""Settling commands: what became of them, for good, and who hears of it."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta
+
+from django.db import transaction
+from django.db.models import F
+
+from pm_celery import clock, inbox, registry
+from pm_celery.conf import get_settings
+from pm_celery.keys import partition_of
+from pm_celery.letters import announce_death, described
+from pm_celery.models import DeadLetter, OutboxCommand, Transition
+from pm_celery.models.dead_letters import Place
+from pm_celery.rows import NewMessage
+
+__all__ = ["die", "extend_signature", "settle_signature"]
+
+
+def die(command: OutboxCommand, error: BaseException) -> None:
+    """A locked command is given up: dead letter, and a notice to the instance that issued it."""
+    alias = get_settings().database
+    found = described(error)
+    now = clock.now()
+    command.status = "dead"
+    command.reason = f"{found['exception']}: {found['error'][:1000]}"
+    command.save(using=alias, update_fields=["status", "reason", "attempts"])
+    handler = registry.command_handlers.get(command.name)
+    letter = DeadLetter.objects.using(alias).create(
+        command=command,
+        instance_id=command.instance_id,
+        place=Place.SIGNATURE if command.kind == "signature" else Place.COMMAND,
+        process=command.process,
+        key=command.key,
+        name=command.name,
+        message_ref=str(command.command_id),
+        handler=handler.function.__name__ if handler and command.kind == "command" else "",
+        payload=command.payload,
+        attempts=command.attempts,
+        died_at=now,
+        **found,
+    )
+    announce_death(alias, letter, error)
+    if command.instance_id is not None:
+        inbox.put([_notice(command, letter, now)])
+
+
+def _notice(command: OutboxCommand, letter: DeadLetter, now: datetime) -> NewMessage:
+    payload = {
+        "name": command.name,
+        "id": str(command.command_id),
+        "exception": letter.exception,
+        "error": letter.error,
+        "attempts": command.attempts,
+        "payload": command.payload if command.kind == "command" else None,
+        "letter": letter.pk,
+        "issued_in": _issuing_handler(command),
+    }
+    return NewMessage(
+        message_id=f"command-failed:{letter.pk}",
+        kind="command_failed",
+        name=command.name,
+        version=command.version,
+        payload=json.dumps(payload),
+        process=command.process,
+        key=command.key,
+        partition=partition_of(command.process, command.key),
+        due_at=now,
+        correlation_id=command.correlation_id,
+        causation_id=str(command.command_id),
+        depth=command.depth + 1,
+        occurred_at=now,
+        published_at=now,
+    )
+
+
+def _issuing_handler(command: OutboxCommand) -> str | None:
+    """The method that issued a command."""
+    steps = Transition.objects.using(get_settings().database)
+    found = steps.filter(instance_id=command.instance_id or 0, message_id=command.causation_id)
+    return found.values_list("handler", flat=True).order_by("-number").first()
+
+
+def extend_signature(command_id: str, seconds: float) -> None:
+    """A Celery task of ours has begun: its lease lasts for as long as it may run."""
+    OutboxCommand.objects.using(get_settings().database).filter(
+        command_id=command_id, status="dispatched"
+    ).update(due_at=clock.now() + timedelta(seconds=seconds), attempts=F("attempts") + 1)
+
+
+def settle_signature(command_id: str, error: BaseException | None) -> None:
+    """Celery says what became of a task that an instance sent as a signature."""
+    alias = get_settings().database
+    with transaction.atomic(using=alias):
+        command = (
+            OutboxCommand.objects.using(alias)
+            .select_for_update()
+            .unsettled()
+            .filter(command_id=command_id)
+            .first()
+        )
+        if command is None:
+            return
+        if error is not None:
+            die(command, error)
+            return
+        command.status, command.settled_at = "done", clock.now()
+        command.save(using=alias, update_fields=["status", "settled_at"])

@@ -307,6 +307,10 @@ class ProcessDefinition:
             )
             return
         if callable(correlate):
+            if inspect.iscoroutinefunction(correlate):
+                self.problem(
+                    "E005", f"{where}: correlate is no plain function.", "Write it with plain def."
+                )
             return
         pair = list(correlate.items()) if isinstance(correlate, Mapping) else [(None, correlate)]
         if len(pair) != 1 or not isinstance(pair[0][1], str):

@@ -42,6 +42,7 @@ class ProcessManager:
             ("E007", f".{name} is a name that every process has already.", "Rename the field.")
             for name in sorted(reserved)
         ]
+        _adopt_annotations(cls)
         for value in vars(cls).values():
             if isinstance(value, dataclasses.Field):
                 # pydantic reads no field that is no parameter; the state must come back whole.
@@ -157,6 +158,15 @@ class ProcessManager:
             for f in dataclasses.fields(self)  # type: ignore[arg-type]
         )
         return f"{type(self).__name__}({values})"
+
+
+def _adopt_annotations(cls: type) -> None:
+    """Annotated attributes of a mixin are state too, though dataclasses look at dataclasses only."""
+    own = inspect.get_annotations(cls)
+    for base in cls.__mro__[1:]:
+        if base not in (ProcessManager, object) and not dataclasses.is_dataclass(base):
+            own = {**inspect.get_annotations(base), **own}
+    cls.__annotations__ = own
 
 
 _RESERVED = {name for name in vars(ProcessManager) if not name.startswith("__")} | {

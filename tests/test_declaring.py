@@ -163,9 +163,11 @@ def test_a_subclass_inherits_fields_handlers_and_options() -> None:
     assert not definition.abstract
 
 
-def test_a_mixin_s_annotated_attributes_are_state_as_well() -> None:
-    """Conformance 1. Or what a handler stores in them would silently be lost."""
+@pytest.mark.parametrize("decorate", [dataclass, lambda cls: cls], ids=["dataclass", "plain"])
+def test_the_annotated_attributes_of_a_mixin_are_state_as_well(decorate: Any) -> None:
+    """Conformance 1. What a handler stores in them would silently be lost."""
 
+    @decorate
     class HasDepots:
         depots: str = ""
 
@@ -176,11 +178,11 @@ def test_a_mixin_s_annotated_attributes_are_state_as_well() -> None:
 
     parcel = uuid4()
     publish(ParcelScanned(parcel=parcel, depot="north "))
-    drain()
     publish(ParcelScanned(parcel=parcel, depot="south"))
+
     drain()
 
-    state: Any = Instance.objects.get(process="tests.ParcelWithMixin").state
+    state = Instance.objects.get(process="tests.ParcelWithMixin").state
     assert ParcelWithMixin.definition.load(state).depots == "north south"  # type: ignore[attr-defined]
 
 

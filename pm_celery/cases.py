@@ -52,7 +52,8 @@ class Case:
     listener: ProcessDefinition | PolicyDefinition | None
     instance: InstanceRow | None
     rows: list[InboxRow]
-    timers: dict[str, datetime] = field(default_factory=dict)
+    #: By name, the message id with which a timer that still stands has fired or would fire.
+    timers: dict[str, str] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
     marks: dict[int, InboxMark] = field(default_factory=dict)
     unmatched: list[tuple[InboxRow, UnmatchedEvent]] = field(default_factory=list)
@@ -78,6 +79,8 @@ class Case:
     ) -> None:
         settled = status in ("handled", "skipped", "unmatched")
         attempts = max(row.attempts, 1) if status == "handled" else row.attempts
+        if status == "waiting":
+            attempts = 0  # it did not run
         self.marks[row.id] = InboxMark(
             row.id, status, reason, due or row.due_at, attempts, now if settled else None
         )
@@ -137,7 +140,7 @@ def _step(
         case.mark(row, "skipped", now, "the instance was resumed before")
         return False
     handler = handler_of(definition, row)
-    if row.kind == "timer" and case.timers.get(row.name) != row.occurred_at:
+    if row.kind == "timer" and case.timers.get(row.name) != row.message_id:
         case.mark(row, "skipped", now, "the timer was moved or cancelled")
         return False
     if instance.number == 0 and not (isinstance(handler, EventHandler) and handler.start):
@@ -210,11 +213,9 @@ def _apply(
     instance.number += 1
     instance.state = decision.state
     instance.status = decision.status
-    for name, timer in decision.timers.items():
-        if timer is None:
-            case.timers.pop(name, None)
-        else:
-            case.timers[name] = timer.due_at
+    for name in decision.timers:
+        # Cancelled, or set again: a row of it that has fired is stale either way.
+        case.timers.pop(name, None)
     if decision.status not in ("started", "failed"):
         instance.ended_at = now
         instance.timeout_at = None
@@ -225,6 +226,9 @@ def _apply(
 
 
 def _react(case: Case, policy: PolicyDefinition, row: InboxRow, now: datetime) -> None:
+    if row.due_at > now:
+        # Another worker ran it between our claim and our lock, and it failed: it waits for its retry.
+        return
     try:
         decision = react(policy, row, now)
     except UnknownMessage:

@@ -107,7 +107,7 @@ def _locked_or_created(alias: str, hot: Statements, keys: set[InstanceKey]) -> l
 
 
 def _read_timers(alias: str, cases: Iterable[Case]) -> None:
-    """The moments with which fired timers are compared: one that was moved since is stale."""
+    """The timers that stand, to compare fired ones with: one that was set again since is stale."""
     by_id = {
         case.instance.id: case
         for case in cases
@@ -115,5 +115,5 @@ def _read_timers(alias: str, cases: Iterable[Case]) -> None:
     }
     if by_id:
         timers = Timer.objects.using(alias).filter(instance_id__in=by_id)
-        for instance_id, name, due_at in timers.values_list("instance_id", "name", "due_at"):
-            by_id[instance_id].timers[name] = due_at
+        for timer in timers:
+            by_id[timer.instance_id].timers[timer.name] = timer.message_id

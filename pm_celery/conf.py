@@ -46,7 +46,8 @@ class PmCelerySettings(TypedDict, total=False):
     MAX_CHAIN_DEPTH
         how many events may cause one another before the chain is stopped as a loop (256).
     RETENTION
-        how long ended instances and settled rows are kept (``"90d"``); ``None``: for ever.
+        how long ended instances and settled rows are kept, such as ``"90d"``; ``None``, the default: for
+        ever.
     AUTODISCOVER
         the modules (or packages) that are imported from every installed app.
     """

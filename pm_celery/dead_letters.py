@@ -9,7 +9,7 @@ from pm_celery.conf import get_settings
 from pm_celery.definitions import ProcessDefinition
 from pm_celery.exceptions import Refused, UnusableKey
 from pm_celery.keys import partition_of
-from pm_celery.models import DeadLetter, InboxMessage, Instance, OutboxCommand
+from pm_celery.models import DeadLetter, InboxMessage, Instance, OutboxCommand, Timer
 from pm_celery.models.dead_letters import LetterStatus, Place
 from pm_celery.publishing import route_stored
 from pm_celery.wakeups import wake_on_commit
@@ -55,11 +55,14 @@ def discard(letter_id: int, *, resume: bool = True, by: str = "") -> None:
             InboxMessage.objects.using(alias).filter(
                 pk=letter.message_id or 0, status="dead"
             ).update(status="discarded", handled_at=now)
+            if instance is not None and letter.message and letter.message.kind == "timer":
+                given_up = Timer.objects.using(alias).filter(instance_id=instance.pk)
+                given_up.filter(name=letter.name, fired_at__isnull=False).delete()
             if instance is not None and instance.status == "failed" and instance.ended_at is None:
                 if resume:
                     # No start event will come for what waited for this one.
-                    given_up = ("parked", "waiting")
-                    instances.resume(alias, instance, by, now, statuses=given_up)
+                    left = ("parked", "waiting")
+                    instances.resume(alias, instance, by, now, statuses=left)
                 else:
                     instances.give_up(alias, instance, by, now)
         _settle(alias, letter, LetterStatus.DISCARDED, by)
@@ -90,7 +93,7 @@ def _retry_command(alias: str, letter: DeadLetter) -> None:
     changed = (
         OutboxCommand.objects.using(alias)
         .filter(pk=letter.command_id or 0, status="dead")
-        .update(status="pending", due_at=now, attempts=0, dispatches=0, expires_at=None, reason="")
+        .update(status="pending", due_at=now, attempts=0, dispatches=1, expires_at=None, reason="")
     )
     if not changed:
         raise Refused("the command is no longer dead")

@@ -349,6 +349,10 @@ class ProcessDefinition:
     def events(self) -> list[MessageType]:
         return list(self.event_handlers)
 
+    def calls_user_code(self, declared: MessageType) -> bool:
+        """Whether a function of the user's picks the instance."""
+        return callable(self.event_handlers[declared].correlate)
+
     def key_of(self, declared: MessageType, event: object) -> str | None:
         return self.event_handlers[declared].key_of(event)
 

@@ -34,7 +34,7 @@ def advance(partition: int) -> bool:
         suspects = batches.left_over(partition)
     passed = Selection()
     deadline = time.monotonic() + settings.advance_seconds
-    while time.monotonic() < deadline:
+    while True:
         claimed = claim(partition, passed)
         if not claimed:
             batches.forget(suspects)
@@ -52,9 +52,10 @@ def advance(partition: int) -> bool:
             _run_counted(selection, passed)
         if together:
             _run(partition, together, passed)
-    batches.forget(suspects)
-    wakeups.wake([partition])
-    return True
+        if time.monotonic() > deadline:
+            # The suspects' marks stay: perhaps not all of them were looked at.
+            wakeups.wake([partition])
+            return True
 
 
 # -- one batch --------------------------------------------------------------------------------------
@@ -79,7 +80,7 @@ def _run(partition: int, selection: Selection, passed: Selection) -> None:
         if is_transient(error):
             raise
         if len(selection) == 1:
-            failures.note_unrecordable(selection.keys, selection.ids, error)
+            _run_counted(selection, passed)
             return
         for single in selection.each():
             _run(partition, single, passed)
@@ -102,6 +103,12 @@ def _note_failure(failed: HandlerFailed, passed: Selection) -> None:
             repeated(alias, lambda: _transact(selection, passed, before=failed.row.id))
         except HandlerFailed as earlier:
             _note_failure(earlier, passed)
+            return
+        except Exception as error:
+            if is_transient(error):
+                raise
+            # One of them cannot be recorded: alone, the first of them succeeds, or is found out.
+            _run_counted(selection, passed)
             return
     failures.note(failed.row, failed.handler, failed.error, counted=False)
 
@@ -179,6 +186,8 @@ def _run_counted(selection: Selection, passed: Selection) -> None:
     try:
         recorded = repeated(alias, lambda: _transact(selection, passed, before=row.id + 1))
     except HandlerFailed as failed:
+        if failed.row.id != row.id:
+            failures.refund(row)
         failures.note(failed.row, failed.handler, failed.error, counted=failed.row.id == row.id)
         return
     except Exception as error:

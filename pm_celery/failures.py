@@ -7,7 +7,7 @@ from collections.abc import Collection
 from datetime import datetime
 
 from django.db import transaction
-from django.db.models import F
+from django.db.models import F, Q
 
 from pm_celery import clock, inbox, registry, signals
 from pm_celery.conf import get_settings
@@ -37,7 +37,7 @@ def count_attempt(keys: Collection[InstanceKey], ids: Collection[int]) -> InboxR
     """
     alias = get_settings().database
     now = clock.now()
-    row = _head(alias, keys, ids)
+    row = _head(alias, keys, ids, now)
     if row is None:
         return None
     listener = registry.listeners.get(row.process)
@@ -68,13 +68,15 @@ def refund(row: InboxRow) -> None:
     ).update(attempts=F("attempts") - 1)
 
 
-def _head(alias: str, keys: Collection[InstanceKey], ids: Collection[int]) -> InboxRow | None:
+def _head(
+    alias: str, keys: Collection[InstanceKey], ids: Collection[int], now: datetime
+) -> InboxRow | None:
     """The message whose turn it is: the first of the instance that is not merely waiting for a start."""
     for process, key in keys:
         first = (
             InboxMessage.objects.using(alias)
             .of_instance(process, key)
-            .filter(status="pending")
+            .filter(Q(status="pending") | Q(status="waiting", due_at__lte=now))
             .values_list("pk", flat=True)
             .first()
         )
@@ -93,7 +95,7 @@ def _row(alias: str, id_: int) -> InboxRow | None:
 def _hold(alias: str, head: InboxRow, now: datetime, until: datetime) -> None:
     """Let everything that is due behind a waiting message wait with it."""
     rows = InboxMessage.objects.using(alias).of_instance(head.process, head.key)
-    rows.filter(status="pending", due_at__lte=now).update(due_at=until)
+    rows.open().filter(due_at__lte=now).update(due_at=until)
 
 
 def _compare_and_set(alias: str, row: InboxRow, **values: object) -> bool:
@@ -141,7 +143,7 @@ def note_unrecordable(
     keys: Collection[InstanceKey], ids: Collection[int], error: Exception
 ) -> None:
     """What a case decided cannot be written: that is the failure of its first message."""
-    row = _head(get_settings().database, keys, ids)
+    row = _head(get_settings().database, keys, ids, clock.now())
     if row is None:
         raise error
     note(row, "", error, counted=False)
@@ -160,9 +162,12 @@ def _die(row: InboxRow, handler: str, error: Exception, attempts: int) -> None:
             instance = _lock_instance(alias, row, listener)
         now = clock.now()
         reason = f"{type(error).__name__}: {described(error)['error'][:1000]}"
-        # An operator may have cancelled it meanwhile: the engine will skip the message then.
-        ended = instance is not None and instance.ended_at is not None
-        if ended or not _compare_and_set(
+        if instance is not None and instance.ended_at is not None:
+            # An operator has cancelled it meanwhile.
+            skipped = f"the instance is {instance.status}"
+            _compare_and_set(alias, row, status="skipped", reason=skipped, handled_at=now)
+            return
+        if not _compare_and_set(
             alias, row, status="dead", attempts=attempts, reason=reason, handled_at=None
         ):
             transaction.set_rollback(True, using=alias)

@@ -108,9 +108,12 @@ def resume(
 ) -> None:
     """Start a failed, locked instance again: what it parked is due now, in order."""
     record_status(alias, instance, status="started", kind="resumed", name=by, now=now)
-    InboxMessage.objects.using(alias).of_instance(instance.process, instance.key).filter(
-        status__in=statuses
-    ).update(status="pending", due_at=now, reason="")
+    rows = InboxMessage.objects.using(alias).of_instance(instance.process, instance.key)
+    # A failure handler that was not called yet would hear of what is settled now.
+    rows.filter(kind="failure", status="pending").update(
+        status="skipped", reason="the instance was resumed before", handled_at=now
+    )
+    rows.filter(status__in=statuses).update(status="pending", due_at=now, reason="")
     wake_on_commit([partition_of(instance.process, instance.key)])
 
 

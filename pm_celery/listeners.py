@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
+from django.db import connections, transaction
+
 from pm_celery import registry
+from pm_celery.conf import get_settings
 from pm_celery.definitions import ProcessDefinition
 from pm_celery.exceptions import DeclarationError
 from pm_celery.keys import partition_of
@@ -51,6 +55,15 @@ def listeners_of(declared: MessageType) -> list[Listener]:
     return found
 
 
+def _guarded(listener: Listener, declared: MessageType) -> AbstractContextManager[object]:
+    """A savepoint around a correlate that may query: on PostgreSQL, a query that fails would take the
+    caller's transaction with it."""
+    alias = get_settings().database
+    if listener.calls_user_code(declared) and connections[alias].in_atomic_block:
+        return transaction.atomic(using=alias)
+    return nullcontext()
+
+
 def route(declared: MessageType, event: object, event_id: str) -> list[Route]:
     """Where an event goes. A correlate that fails yields a route with its error, and raises nothing:
     the code that publishes is not to blame, and the event must not be lost."""
@@ -58,7 +71,8 @@ def route(declared: MessageType, event: object, event_id: str) -> list[Route]:
     for listener in listeners_of(declared):
         name = listener.name
         try:
-            key = listener.key_of(declared, event)
+            with _guarded(listener, declared):
+                key = listener.key_of(declared, event)
         except Exception as error:  # noqa: BLE001 -- a correlate is user code
             routes.append(Route(name, "", partition_of(name, event_id), error))
             continue

@@ -129,6 +129,9 @@ class PolicyDefinition:
     def events(self) -> list[MessageType]:
         return [self.event] if self.event else []
 
+    def calls_user_code(self, declared: MessageType) -> bool:
+        return False
+
     def key_of(self, declared: MessageType, event: object) -> str | None:
         return ""
 

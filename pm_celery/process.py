@@ -37,12 +37,12 @@ class ProcessManager:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        _adopt_annotations(cls)
         reserved = _RESERVED.intersection(inspect.get_annotations(cls))
         trouble: list[tuple[str, str, str]] = [
             ("E007", f".{name} is a name that every process has already.", "Rename the field.")
             for name in sorted(reserved)
         ]
-        _adopt_annotations(cls)
         for value in vars(cls).values():
             if isinstance(value, dataclasses.Field):
                 # pydantic reads no field that is no parameter; the state must come back whole.
@@ -164,7 +164,7 @@ def _adopt_annotations(cls: type) -> None:
     """Annotated attributes of a mixin are state too, though dataclasses look at dataclasses only."""
     own = inspect.get_annotations(cls)
     for base in cls.__mro__[1:]:
-        if base not in (ProcessManager, object) and not dataclasses.is_dataclass(base):
+        if base not in (ProcessManager, object) and "__dataclass_fields__" not in vars(base):
             own = {**inspect.get_annotations(base), **own}
     cls.__annotations__ = own
 

@@ -87,7 +87,7 @@ def _write_waits(alias: str, case: Case, now: datetime) -> None:
     rows = InboxMessage.objects.using(alias).of_instance(first.process, first.key)
     if case.held_until is not None:
         # All of them, also those that the batch did not read: what is due is claimed again and again.
-        rows.filter(status="pending", due_at__lte=now).update(due_at=case.held_until)
+        rows.open().filter(due_at__lte=now).update(due_at=case.held_until)
     if case.releases_waiting:
         rows.filter(status="waiting").update(status="pending", due_at=now, reason="")
 
@@ -209,7 +209,14 @@ def _write_timers(alias: str, cases: Sequence[Case]) -> None:
         timers.bulk_create(
             set_,
             update_conflicts=True,
-            update_fields=["due_at", "payload", "fired_at", "correlation_id", "causation_id"],
+            update_fields=[
+                "token",
+                "due_at",
+                "payload",
+                "fired_at",
+                "correlation_id",
+                "causation_id",
+            ],
             unique_fields=["instance", "name"] if target else None,
         )
 

@@ -61,6 +61,9 @@ def _prune_instances(alias: str, before: datetime, batch: int) -> int:
         # Children first: no foreign key of the database does it for us.
         steps = Transition.objects.using(alias).filter(instance_id__in=ids)
         handled = list(steps.values_list("inbox_id", flat=True))
+        letters = DeadLetter.objects.using(alias).filter(instance_id__in=ids)
+        notices = [f"failure:{pk}" for pk in letters.values_list("pk", flat=True)]
+        InboxMessage.objects.using(alias).filter(message_id__in=notices).delete()
         for model in (DeadLetter, Transition, Timer, OutboxCommand):
             model._default_manager.using(alias).filter(instance_id__in=ids).delete()
         # Those that made no transition are loose rows once their instance is gone.
@@ -70,7 +73,7 @@ def _prune_instances(alias: str, before: datetime, batch: int) -> int:
 
 
 def _prune_loose_rows(alias: str, before: datetime, batch: int) -> int:
-    """Settled rows without an instance: of policies, unmatched, skipped, routed on."""
+    """Settled rows without an instance: of policies, unmatched, skipped, routed on; their letters."""
     living = Instance.objects.filter(process=OuterRef("process"), key=OuterRef("key"))
     messages = (
         InboxMessage.objects.using(alias)
@@ -85,7 +88,17 @@ def _prune_loose_rows(alias: str, before: datetime, batch: int) -> int:
         .order_by("settled_at")
         .values_list("pk", flat=True)[:batch]
     )
+    letters = (
+        DeadLetter.objects.using(alias)
+        .filter(settled_at__lt=before, instance__isnull=True)
+        .order_by("pk")
+        .values_list("pk", flat=True)[:batch]
+    )
     removed = 0
-    for model, found in ((InboxMessage, list(messages)), (OutboxCommand, list(commands))):
+    for model, found in (
+        (InboxMessage, list(messages)),
+        (OutboxCommand, list(commands)),
+        (DeadLetter, list(letters)),
+    ):
         removed += model._default_manager.using(alias).filter(pk__in=found).delete()[0]
     return removed

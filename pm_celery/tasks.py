@@ -42,7 +42,8 @@ def prune() -> int:
     return retention.prune()
 
 
-@shared_task(name="pm_celery.publish", bind=True, ignore_result=True)
+# Acknowledged late: until the row is committed, the message is all there is of the event.
+@shared_task(name="pm_celery.publish", bind=True, ignore_result=True, acks_late=True)
 def publish(
     self: Task[Any, Any],
     name: str,
@@ -55,13 +56,16 @@ def publish(
 
     Without an id, that of the Celery task is taken, so that a redelivered message publishes once.
     """
-    return publish_named(
+    event_id = str(id if id is not None else self.request.id)
+    put = partial(
+        publish_named,
         name,
         payload,
-        str(id if id is not None else self.request.id),
+        event_id,
         correlation_id=correlation_id,
         occurred_at=occurred_at,
     )
+    return repeated(get_settings().database, put)
 
 
 # -- what became of the tasks that instances sent as signatures --------------------------------------

@@ -19,8 +19,8 @@ __all__ = ["cancel", "fire_due"]
 def fire_due(limit: int = 1000) -> int:
     """Put due timers and timeouts into the inbox; how many. Several may do this at once.
 
-    A row and its mark commit together, so that none is lost; and its message id is made of the moment,
-    so that none is there twice.
+    A row and its mark commit together, so that none is lost; and each setting of a timer has one
+    message id, so that none is there twice.
     """
     return _fire_timers(limit) + _fire_timeouts(limit)
 
@@ -46,7 +46,7 @@ def _fire_timers(limit: int) -> int:
 
 def _message(timer: Timer, instance: Instance, now: datetime) -> NewMessage:
     return NewMessage(
-        message_id=f"timer:{instance.pk}:{timer.pk}:{timer.due_at.timestamp():.6f}",
+        message_id=timer.message_id,
         kind="timer",
         name=timer.name,
         version=1,

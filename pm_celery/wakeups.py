@@ -7,7 +7,6 @@ the tick then sends another.
 from __future__ import annotations
 
 from collections.abc import Collection
-from functools import partial
 from typing import Any
 
 from django.db import transaction
@@ -28,7 +27,8 @@ def wake_on_commit(partitions: Collection[int]) -> None:
     """Wake partitions once the caller's transaction is committed; never fails the caller."""
     if partitions:
         alias = get_settings().database
-        transaction.on_commit(partial(wake, partitions), using=alias, robust=True)
+        # No partial: Django asks a robust callback that fails for its name, and a partial has none.
+        transaction.on_commit(lambda: wake(partitions), using=alias, robust=True)
 
 
 def wake(partitions: Collection[int]) -> None:

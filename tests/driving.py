@@ -9,7 +9,7 @@ from pm_celery import clock, engine, execution, ticks
 from pm_celery.conf import get_settings
 from pm_celery.durations import parse_duration
 from pm_celery.keys import PARTITIONS
-from pm_celery.models import InboxMessage, OutboxCommand
+from pm_celery.models import InboxMessage, OutboxCommand, Timer
 
 MOST_ROUNDS = 200
 
@@ -44,6 +44,7 @@ def drain() -> None:
             InboxMessage.objects.using(alias).due(partition, now).exists()
             for partition in range(PARTITIONS)
         )
+        due = due or Timer.objects.using(alias).due(now).exists()
         if not ran and not due and not OutboxCommand.objects.using(alias).due(now).exists():
             return
     raise AssertionError(f"still something due after {MOST_ROUNDS} rounds")

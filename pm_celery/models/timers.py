@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from uuid import uuid4
 
 from django.db import models
 from django.db.models import Q
@@ -24,8 +25,8 @@ class Timer(models.Model):
     """A moment that an instance waits for. When it is due, the tick puts it into the inbox (`fired_at`);
     when it was handled, or its instance ends, the row goes.
 
-    A timer that is moved or cancelled after it fired finds its inbox row stale: ``due_at`` differs, or
-    the timer is gone.
+    Each setting has a token of its own: the inbox row of a timer that was set again, or cancelled, after
+    it fired finds another one, or none, and is stale.
     """
 
     instance = models.ForeignKey(
@@ -37,6 +38,7 @@ class Timer(models.Model):
         verbose_name=_("process instance"),
     )
     name = name_field(_("name"))
+    token = models.UUIDField(_("token"), default=uuid4, editable=False)
     due_at = models.DateTimeField(_("due at"))
     payload = models.TextField(_("payload"), help_text=_("JSON"), default="null")
     fired_at = models.DateTimeField(_("fired at"), null=True, blank=True)
@@ -61,3 +63,8 @@ class Timer(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def message_id(self) -> str:
+        """The id of the inbox row that this setting becomes when it is due."""
+        return f"timer:{self.token}"

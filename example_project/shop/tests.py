@@ -13,7 +13,7 @@ from django.contrib.auth import get_user_model
 from django.test import TestCase
 from django.urls import reverse
 
-from pm_celery import clock, dead_letters, engine, outbox, ticks
+from pm_celery import clock, dead_letters, engine, execution, ticks
 from pm_celery.durations import parse_duration
 from pm_celery.models import DeadLetter, InboxMessage, Instance, OutboxCommand
 from shop import customers, providers, rehearsal
@@ -41,7 +41,7 @@ def work() -> None:
         commands = list(OutboxCommand.objects.filter(status="dispatched").order_by("id"))
         for command in commands:
             with contextlib.suppress(providers.CarrierUnreachable):
-                outbox.run(str(command.command_id))
+                execution.run(str(command.command_id))
         due = InboxMessage.objects.open().filter(due_at__lte=clock.now())
         if not commands and not due and not OutboxCommand.objects.due(clock.now()):
             return

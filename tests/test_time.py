@@ -151,8 +151,11 @@ def test_timers_are_set_moved_and_cancelled_several_for_an_instance(time: Time) 
 def test_timers_are_gone_when_the_instance_ends(time: Time) -> None:
     """Conformance 29."""
     _, opened, changed = declare_diary()
-    publish_many([opened("k"), changed("k", {"a": "1h"}), changed("k", close=True)])
+    publish_many([opened("k"), changed("k", {"a": "1h"})])
+    drain()
+    assert Timer.objects.exists()
 
+    publish_many([changed("k", {"b": "1h"}), changed("k", close=True)])
     drain()
 
     assert not Timer.objects.exists()

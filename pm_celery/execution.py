@@ -49,7 +49,7 @@ class _Failed(Exception):
 
 def _run_once(command_id: UUID, *, patient: bool = True) -> str:
     """patient: a lost lock, race or connection is raised, to be repeated, and costs no attempt."""
-    counted = False
+    counted, attempts = False, 0
     command = None
     alias = get_settings().database
     try:
@@ -58,6 +58,7 @@ def _run_once(command_id: UUID, *, patient: bool = True) -> str:
             command = _take(alias, command_id)
             if command is None:
                 return _NOT_OURS
+            attempts = command.attempts
             if command.dispatches == 1:
                 return _run_taken(alias, command, counted=False)
             # It was dispatched before, and nobody said what came of it: perhaps it kills its worker.
@@ -75,6 +76,12 @@ def _run_once(command_id: UUID, *, patient: bool = True) -> str:
                 _refund(alias, failed.command)
             raise failed.error from None
         return _note_failure(failed.command, failed.error, counted)
+    except Exception as error:
+        if command is None or is_transient(error):
+            raise
+        # The database refused, at the commit, what the handler had written.
+        command.attempts = attempts
+        return _note_failure(command, error, counted)
 
 
 def _take(alias: str, command_id: UUID) -> OutboxCommand | None:

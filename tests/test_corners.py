@@ -393,3 +393,25 @@ def test_a_command_whose_database_error_never_passes_becomes_a_dead_letter(
         ticks.tick()
 
     assert DeadLetter.objects.get().attempts == 3
+
+
+def test_a_command_whose_writes_are_refused_at_the_commit_fails_by_that_error() -> None:
+    @command
+    class Write:
+        key: str
+
+    @command_handler(Write, retry=Retry("none"))
+    def write(command: Write) -> None:
+        break_at_commit()
+
+    class Asks(ProcessManager):
+        @handle(Started, start=True, correlate="key")
+        def started(self, event: Started) -> None:
+            self.send(Write(event.key))
+
+    publish(Started("k"))
+    drain()
+
+    letter = DeadLetter.objects.get()
+    assert (letter.exception, letter.attempts) == ("IntegrityError", 1)
+    assert OutboxCommand.objects.get().status == "dead"

@@ -17,7 +17,7 @@ from pm_celery.exceptions import DeclarationError, InvalidMessage
 from pm_celery.messages import MessageType, message_type
 from pm_celery.retries import DEFAULT_RETRY, Retry
 
-__all__ = ["CommandHandler", "command_handler", "task_name"]
+__all__ = ["CommandHandler", "command_handler", "register_tasks"]
 
 C = TypeVar("C")
 Handler = TypeVar("Handler", bound=Callable[..., Any])
@@ -47,6 +47,11 @@ class CommandHandler:
     def name(self) -> str:
         return self.command.name
 
+    @property
+    def task_name(self) -> str:
+        """The name of the Celery task that runs it."""
+        return f"pm_celery.command.{self.name}"
+
     @cached_property
     def takes_message(self) -> bool:
         """Whether the function has a second parameter, for the :class:`Message`."""
@@ -69,12 +74,7 @@ class CommandHandler:
 
         run.__doc__ = inspect.getdoc(self.function)
         run.__module__ = self.function.__module__
-        shared_task(name=task_name(self.name), ignore_result=True, **self.task_options)(run)  # type: ignore[no-untyped-call]
-
-
-def task_name(command: str) -> str:
-    """The name of the Celery task that runs a command's handler."""
-    return f"pm_celery.command.{command}"
+        shared_task(name=self.task_name, ignore_result=True, **self.task_options)(run)  # type: ignore[no-untyped-call]
 
 
 def command_handler(

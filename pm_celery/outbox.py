@@ -23,7 +23,6 @@ from pm_celery.settling import die
 __all__ = ["dispatch", "dispatch_due"]
 
 RUN_TASK = "pm_celery.run_command"
-COMMAND_TASK = "pm_celery.command."
 # Signatures carry it, so that Celery's signals tell ours from others without asking the database.
 HEADER = "pm_celery_command"
 _LONGEST_LEASE = timedelta(hours=1)
@@ -67,7 +66,7 @@ def _send_command(post: Post, command: Dispatchable) -> bool:
     handler = registry.command_handlers.get(command.name)
     command_id = str(command.command_id)
     return post.send(
-        f"{COMMAND_TASK}{command.name}" if handler else RUN_TASK,
+        handler.task_name if handler else RUN_TASK,
         [command_id],
         what=f"{command.name} {command_id}",
         task_id=command_id,

@@ -6,14 +6,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from django.db import connections
-
 from pm_celery import clock, signals
 from pm_celery.conf import get_settings
 from pm_celery.models import Batch
 from pm_celery.statements import statements
 
-__all__ = ["LeftOver", "begin", "end", "forget", "left_over"]
+__all__ = ["LeftOver", "arrived", "begin", "end", "forget"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,23 +36,21 @@ def end(batch_id: int | None) -> None:
         Batch.objects.using(get_settings().database).filter(pk=batch_id).delete()
 
 
-def left_over(partition: int) -> LeftOver:
-    """The marks of a partition that nobody holds, inside the caller's transaction.
+def arrived(partition: int) -> LeftOver:
+    """Note that a partition's wake-up is here; the marks that nobody holds there.
 
-    A batch that is just about to begin looks the same for an instant; it then loses a little time, not
-    its messages.
+    Committed before the engine looks, so that what is published later is either seen or announced.
+    A batch that is just about to begin looks left over too, for an instant; it then loses a little
+    time, not its messages.
     """
     alias = get_settings().database
-    skip = connections[alias].features.has_select_for_update_skip_locked
-    found = (
-        Batch.objects.using(alias).select_for_update(skip_locked=skip).filter(partition=partition)
-    )
     left = LeftOver()
-    for batch in found:
-        left.batch_ids.append(batch.pk)
-        left.message_ids.update(json.loads(batch.message_ids))
+    for batch in statements(alias).arrive(alias, partition, clock.now()):
+        left.batch_ids.append(batch.id)
+        message_ids = json.loads(batch.message_ids)
+        left.message_ids.update(message_ids)
         signals.worker_lost.send_robust(
-            sender=Batch, partition=partition, messages=len(json.loads(batch.message_ids))
+            sender=Batch, partition=partition, messages=len(message_ids)
         )
     return left
 

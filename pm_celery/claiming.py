@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from pm_celery import clock, registry
+from pm_celery import batches, clock, registry
 from pm_celery.cases import Case
 from pm_celery.conf import get_settings
 from pm_celery.definitions import ProcessDefinition
 from pm_celery.keys import partition_of
 from pm_celery.models import Timer
 from pm_celery.policies import PolicyDefinition
-from pm_celery.rows import Claimed, InstanceRow
+from pm_celery.rows import Claim, Claimed
 from pm_celery.statements import InstanceKey, Statements, statements
 
 __all__ = ["Selection", "claim", "lock"]
+
+# How many messages of one instance a batch takes at least, however many instances it holds.
+_AT_LEAST_OF_EACH = 5
 
 
 @dataclass(slots=True)
@@ -47,7 +50,7 @@ class Selection:
         return len(self.keys) + len(self.ids)
 
 
-def claim(partition: int, passed: Selection) -> list[Claimed]:
+def claim(partition: int, passed: Selection) -> Claim:
     """Due messages of a partition, but for what was passed over; seen, not locked."""
     settings = get_settings()
     return statements(settings.database).claim(
@@ -56,19 +59,26 @@ def claim(partition: int, passed: Selection) -> list[Claimed]:
 
 
 def lock(
-    alias: str, selection: Selection, passed: Selection, *, before: int | None = None
+    alias: str,
+    selection: Selection,
+    passed: Selection,
+    *,
+    mark: int | None = None,
+    before: int | None = None,
 ) -> list[Case]:
     """Lock what was selected, then read again what is open for exactly that: after the lock nothing
     can change under it. What somebody else holds is added to ``passed``.
 
+    mark: of the batch that begins with this; it ends with the caller's transaction.
     before: leave out messages from this id on.
     """
     hot = statements(alias)
-    cases = _lock_instances(alias, hot, selection.keys)
+    cases = _lock_instances(alias, hot, selection.keys, mark)
+    # Whoever holds them, or has created them just now, looks again after its commit.
     passed.keys |= selection.keys - cases.keys()
     if cases:
-        limit = get_settings().batch_size
-        for row in hot.read_open(alias, list(cases), clock.now(), limit, before):
+        each = max(get_settings().batch_size // len(cases), _AT_LEAST_OF_EACH)
+        for row in hot.read_open(alias, list(cases), clock.now(), each, before):
             cases[row.process, row.key].rows.append(row)
         _read_timers(alias, cases.values())
     found = [case for case in cases.values() if case.rows or case.instance]
@@ -80,30 +90,21 @@ def lock(
 
 
 def _lock_instances(
-    alias: str, hot: Statements, keys: Iterable[InstanceKey]
+    alias: str, hot: Statements, keys: Iterable[InstanceKey], mark: int | None
 ) -> dict[InstanceKey, Case]:
     listeners = {process: registry.listeners.get(process) for process, _ in keys}
     # Rows of a process that this release does not know are only looked at, to set them back.
     cases = {key: Case(None, None, []) for key in keys if listeners[key[0]] is None}
     known = {key for key in keys if isinstance(listeners[key[0]], ProcessDefinition)}
-    for instance in _locked_or_created(alias, hot, known) if known else ():
+    if not known:
+        batches.end(mark)
+        return cases
+    # If we die, the placeholders vanish with us.
+    wanted = [(process, key, partition_of(process, key)) for process, key in sorted(known)]
+    for instance in hot.lock_instances(alias, wanted, clock.now(), mark):
         case = Case(listeners[instance.process], instance, [])
         cases[instance.process, instance.key] = case
     return cases
-
-
-def _locked_or_created(alias: str, hot: Statements, keys: set[InstanceKey]) -> list[InstanceRow]:
-    instances = hot.lock_instances(alias, keys)
-    missing = keys - {(row.process, row.key) for row in instances}
-    if missing:
-        # The unique constraint settles the race of two first events. If we die, they vanish with us.
-        wanted = [(process, key, partition_of(process, key)) for process, key in sorted(missing)]
-        instances += hot.create_instances(alias, wanted, clock.now())
-        missing -= {(row.process, row.key) for row in instances}
-    if missing:
-        # Someone created these between our two statements, and may be done with them.
-        instances += hot.lock_instances(alias, missing)
-    return instances
 
 
 def _read_timers(alias: str, cases: Iterable[Case]) -> None:

@@ -5,6 +5,7 @@ claim due rows ► lock their instances ► decide ► record ► commit ► dis
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Sequence
 
@@ -28,30 +29,29 @@ def advance(partition: int) -> bool:
     Whoever finds an instance locked leaves it: its holder looks again after its commit. True if there
     was more to do than time; the partition has been woken again then.
     """
-    settings = get_settings()
-    with transaction.atomic(using=settings.database, durable=True):
-        wakeups.arrived(partition)
-        suspects = batches.left_over(partition)
+    suspects = batches.arrived(partition)
     passed = Selection()
-    deadline = time.monotonic() + settings.advance_seconds
+    deadline = time.monotonic() + get_settings().advance_seconds
     while True:
         claimed = claim(partition, passed)
-        if not claimed:
+        if not claimed.rows:
             batches.forget(suspects)
             return False
-        for row in claimed:
-            if not row.process:
-                route_unrouted(row.id)
         together, alone = Selection(), Selection()
-        for row in claimed:
+        for row in claimed.rows:
             if row.process:
                 (alone if row.attempts or row.id in suspects.message_ids else together).add(row)
         # An instance with one suspect message is not to be run with the others either.
         together.keys -= alone.keys
+        if together:
+            _run(partition, together, passed, claimed.mark)
+        else:
+            batches.end(claimed.mark)
         for selection in alone.each():
             _run_counted(selection, passed)
-        if together:
-            _run(partition, together, passed)
+        for row in claimed.rows:
+            if not row.process:
+                route_unrouted(row.id)
         if time.monotonic() > deadline:
             # The suspects' marks stay: perhaps not all of them were looked at.
             wakeups.wake([partition])
@@ -61,10 +61,11 @@ def advance(partition: int) -> bool:
 # -- one batch --------------------------------------------------------------------------------------
 
 
-def _run(partition: int, selection: Selection, passed: Selection) -> None:
+def _run(partition: int, selection: Selection, passed: Selection, mark: int | None = None) -> None:
     """Run a batch; if a handler raises, note its failure and run the other cases one by one."""
     alias = get_settings().database
-    mark = batches.begin(partition, selection.message_ids)
+    if mark is None:
+        mark = batches.begin(partition, selection.message_ids)
     try:
         repeated(alias, lambda: _transact(selection, passed, mark=mark))
     except HandlerFailed as failed:
@@ -127,9 +128,7 @@ def _transact(
     """
     alias = get_settings().database
     with transaction.atomic(using=alias, durable=True):
-        if mark is not None:
-            batches.end(mark)
-        cases = lock(alias, selection, passed, before=before)
+        cases = lock(alias, selection, passed, mark=mark, before=before)
         _decide(cases)
         recorded = record(alias, cases, clock.now())
     outbox.dispatch(recorded.to_dispatch())
@@ -140,7 +139,8 @@ def _transact(
 def _decide(cases: Sequence[Case]) -> None:
     now = clock.now()
     end = time.monotonic() + get_settings().batch_seconds
-    for case in cases:
+    # In any order: which instances the end of the time cuts off is chance, and never always the same.
+    for case in random.sample(cases, len(cases)):
         if case.rows:
             decide_case(case, now, lambda: time.monotonic() > end)
         if time.monotonic() > end:

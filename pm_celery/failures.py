@@ -252,9 +252,10 @@ def record_status(
     instance.save(
         using=alias, update_fields=["number", "status", "changed_at", "ended_at", "timeout_at"]
     )
-    statements(alias).insert_transitions(
+    statements(alias).record(
         alias,
-        [
+        now,
+        transitions=[
             TransitionRow(
                 instance_id=instance.pk,
                 number=instance.number,
@@ -270,7 +271,6 @@ def record_status(
                 correlation_id=instance.correlation_id,
                 causation_id=causation_id,
                 attempt=max(attempt, 1),
-                recorded_at=now,
             )
         ],
     )

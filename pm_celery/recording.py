@@ -41,7 +41,6 @@ class Recorded:
 
 def record(alias: str, cases: Sequence[Case], now: datetime) -> Recorded:
     """Write the cases' outcomes. If we die in here, the transaction dies with us: nothing was said."""
-    hot = statements(alias)
     recorded = Recorded()
     changed: list[InstanceRow] = []
     unused: list[int] = []
@@ -49,25 +48,23 @@ def record(alias: str, cases: Sequence[Case], now: datetime) -> Recorded:
         recorded.marks += case.marks.values()
         recorded.commands += _command_rows(case, now)
         if case.instance is not None:
-            recorded.transitions += [
-                _transition_row(case.instance, step, now) for step in case.steps
-            ]
+            recorded.transitions += [_transition_row(case.instance, step) for step in case.steps]
         if case.instance is not None and case.steps:
             changed.append(case.instance)
         elif case.instance is not None and case.instance.number == 0:
             unused.append(case.instance.id)
     _cancel_commands(alias, cases, now)
-    if changed:
-        hot.update_instances(alias, changed, now)
     if unused:
         Instance.objects.using(alias).filter(pk__in=unused).delete()
-    if recorded.transitions:
-        hot.insert_transitions(alias, recorded.transitions)
-    if recorded.commands:
-        hot.insert_commands(alias, recorded.commands)
+    statements(alias).record(
+        alias,
+        now,
+        instances=changed,
+        transitions=recorded.transitions,
+        commands=recorded.commands,
+        marks=recorded.marks,
+    )
     _write_timers(alias, cases)
-    if recorded.marks:
-        hot.mark_messages(alias, recorded.marks)
     for case in cases:
         _write_waits(alias, case, now)
         for row, error in case.unmatched:
@@ -92,7 +89,7 @@ def _write_waits(alias: str, case: Case, now: datetime) -> None:
         rows.filter(status="waiting").update(status="pending", due_at=now, reason="")
 
 
-def _transition_row(instance: InstanceRow, step: Step, now: datetime) -> TransitionRow:
+def _transition_row(instance: InstanceRow, step: Step) -> TransitionRow:
     row, decision = step.row, step.decision
     timers = {
         name: timer.due_at.isoformat() if timer else None for name, timer in decision.timers.items()
@@ -112,7 +109,6 @@ def _transition_row(instance: InstanceRow, step: Step, now: datetime) -> Transit
         correlation_id=row.correlation_id,
         causation_id=row.causation_id,
         attempt=max(row.attempts, 1),
-        recorded_at=now,
     )
 
 

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from datetime import datetime
 
 __all__ = [
+    "Claim",
     "Claimed",
     "CommandRow",
     "InboxMark",
     "InboxRow",
     "InstanceRow",
+    "LeftBatch",
     "NewMessage",
     "TransitionRow",
 ]
@@ -46,6 +48,22 @@ class Claimed:
     process: str
     key: str
     attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a batch is to look at, and the mark that it begins: None if no row is without attempts."""
+
+    rows: list[Claimed]
+    mark: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class LeftBatch:
+    """The mark of a batch that nobody works on any more; its message ids are a JSON list."""
+
+    id: int
+    message_ids: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +134,6 @@ class TransitionRow:
     correlation_id: str
     causation_id: str
     attempt: int
-    recorded_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

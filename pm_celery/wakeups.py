@@ -14,11 +14,10 @@ from django.db import transaction
 from pm_celery import clock
 from pm_celery.broker import post_office
 from pm_celery.conf import get_settings
-from pm_celery.keys import PARTITIONS
-from pm_celery.models import InboxMessage, Wakeup
+from pm_celery.models import Wakeup
 from pm_celery.statements import statements
 
-__all__ = ["arrived", "partitions_with_work", "wake", "wake_on_commit"]
+__all__ = ["partitions_with_work", "wake", "wake_on_commit"]
 
 ADVANCE_TASK = "pm_celery.advance"
 
@@ -53,14 +52,6 @@ def queue_of(partition: int) -> str:
     return f"pm_celery.{partition % get_settings().queues}"
 
 
-def arrived(partition: int) -> None:
-    """A wake-up reached its worker: from now on, publishing sends a new one.
-
-    Committed before the engine looks, so that what is published later is either seen or announced.
-    """
-    Wakeup.objects.using(get_settings().database).filter(partition=partition).delete()
-
-
 def forget_lost() -> None:
     """Forget wake-ups whose lease has ended."""
     settings = get_settings()
@@ -71,11 +62,6 @@ def forget_lost() -> None:
 
 
 def partitions_with_work() -> list[int]:
-    """Partitions in which something is due: one probe of an index for each."""
+    """Partitions in which something is due."""
     alias = get_settings().database
-    now = clock.now()
-    return [
-        partition
-        for partition in range(PARTITIONS)
-        if InboxMessage.objects.using(alias).due(partition, now).exists()
-    ]
+    return statements(alias).due_partitions(alias, clock.now())

@@ -354,7 +354,7 @@ def test_a_policys_retry_keeps_its_wait_though_another_worker_has_claimed_it_bef
     publish(Started("k"))
     row = InboxMessage.objects.get()
     seen_by_b, passed = Selection(), Selection()
-    for found in claim(row.partition, passed):
+    for found in claim(row.partition, passed).rows:
         seen_by_b.add(found)
 
     advance(row.partition)

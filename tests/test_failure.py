@@ -574,6 +574,8 @@ def test_a_worker_killed_by_the_event_it_handles_does_not_loop_for_ever(time: Ti
             advance(partition)
         except Killed:
             deaths += 1
+            # The mark of a batch that died is told from one that is about to begin by its age.
+            time.enter_context(clock.travel(timedelta(seconds=1)))
 
     # Once in the batch, then alone, as often as a message may run.
     assert deaths == 1 + 4

@@ -29,7 +29,7 @@ QUESTIONS: dict[str, Callable[[], object]] = {
     "pm_instance_timeout_passed": lambda: list(Instance.objects.timeout_passed(clock.now())[:100]),
     "pm_instance_ended_before": lambda: list(Instance.objects.ended_before(clock.now())[:100]),
     "pm_instance_key_once": lambda: statements("default").lock_instances(
-        "default", [("tests.Order", "x")]
+        "default", [("tests.Order", "x", 3)], clock.now(), None
     ),
     "pm_letter_open": lambda: list(DeadLetter.objects.open().order_by("-died_at")[:100]),
 }

@@ -12,11 +12,12 @@ from typing import Protocol, cast
 from django.db import connections
 
 from pm_celery.rows import (
-    Claimed,
+    Claim,
     CommandRow,
     InboxMark,
     InboxRow,
     InstanceRow,
+    LeftBatch,
     NewMessage,
     TransitionRow,
 )
@@ -32,6 +33,9 @@ class Statements(Protocol):
     def insert_messages(self, alias: str, rows: Sequence[NewMessage]) -> int | None:
         """Insert messages whose (message id, process) is new; how many, or None if unknown."""
 
+    def arrive(self, alias: str, partition: int, now: datetime) -> list[LeftBatch]:
+        """Commit that the partition's wake-up is here; the marks of batches that nobody works on."""
+
     def claim(
         self,
         alias: str,
@@ -40,16 +44,15 @@ class Statements(Protocol):
         limit: int,
         passed_keys: Collection[InstanceKey],
         passed_ids: Collection[int],
-    ) -> list[Claimed]:
-        """Due messages of a partition but for those passed over, the longest overdue first."""
+    ) -> Claim:
+        """Due messages of a partition but for those passed over, and the committed mark that a batch
+        of those without attempts begins. Most are the longest overdue, some the newest."""
 
-    def lock_instances(self, alias: str, keys: Collection[InstanceKey]) -> list[InstanceRow]:
-        """Lock those instances that nobody holds; the others are skipped, never waited for."""
-
-    def create_instances(
-        self, alias: str, keys: Sequence[tuple[str, str, int]], now: datetime
+    def lock_instances(
+        self, alias: str, keys: Sequence[tuple[str, str, int]], now: datetime, mark: int | None
     ) -> list[InstanceRow]:
-        """Insert placeholders for (process, key, partition) that have no row; return those inserted."""
+        """End the mark; lock the instances (process, key, partition) that nobody holds, skipping the
+        others; insert placeholders for those that have no row."""
 
     def lock_messages(self, alias: str, ids: Collection[int]) -> list[InboxRow]:
         """Lock open messages by id, skipping those that somebody holds."""
@@ -59,29 +62,33 @@ class Statements(Protocol):
         alias: str,
         keys: Collection[InstanceKey],
         now: datetime,
-        limit: int,
+        each: int,
         before: int | None,
     ) -> list[InboxRow]:
-        """Messages of locked instances in their order: pending ones, due or not, and those that have
-        waited for a start event long enough."""
+        """Messages of locked instances in their order, so many of each: pending ones, due or not, and
+        those that have waited for a start event long enough."""
 
-    def update_instances(self, alias: str, rows: Sequence[InstanceRow], now: datetime) -> None:
-        """Write instances back."""
-
-    def insert_transitions(self, alias: str, rows: Sequence[TransitionRow]) -> None:
-        """Append transitions."""
-
-    def insert_commands(self, alias: str, rows: Sequence[CommandRow]) -> None:
-        """Put commands into the outbox."""
-
-    def mark_messages(self, alias: str, marks: Sequence[InboxMark]) -> None:
-        """Note what became of messages."""
+    def record(
+        self,
+        alias: str,
+        now: datetime,
+        *,
+        instances: Sequence[InstanceRow] = (),
+        transitions: Sequence[TransitionRow] = (),
+        commands: Sequence[CommandRow] = (),
+        marks: Sequence[InboxMark] = (),
+    ) -> None:
+        """Write instances back, append transitions, put commands into the outbox, and note what became
+        of messages: what was decided in one transaction at one moment."""
 
     def begin_batch(self, alias: str, partition: int, message_ids: str, now: datetime) -> int:
         """Commit the mark that a batch begins; its id."""
 
     def wake(self, alias: str, partitions: Sequence[int], now: datetime) -> list[int]:
         """Note wake-ups as outstanding; those partitions that had none."""
+
+    def due_partitions(self, alias: str, now: datetime) -> list[int]:
+        """Partitions in which something is due: one probe of an index for each."""
 
 
 def statements(alias: str) -> Statements:

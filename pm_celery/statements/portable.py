@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import functools
+import json
 import operator
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from django.db import connections
-from django.db.models import Q
+from django.db import connections, transaction
+from django.db.models import Q, QuerySet
 
+from pm_celery.keys import PARTITIONS
 from pm_celery.models import (
     Batch,
     InboxMessage,
@@ -21,11 +23,13 @@ from pm_celery.models import (
     Wakeup,
 )
 from pm_celery.rows import (
+    Claim,
     Claimed,
     CommandRow,
     InboxMark,
     InboxRow,
     InstanceRow,
+    LeftBatch,
     NewMessage,
     TransitionRow,
 )
@@ -34,6 +38,8 @@ InstanceKey = tuple[str, str]
 
 # Each key is a pair of parameters in an OR; SQLite's parser and MariaDB's planner have their limits.
 _KEYS_AT_ONCE = 200
+# A batch whose worker is about to lock it looks like one whose worker has died, for this long.
+_MARK_IS_FRESH = timedelta(milliseconds=200)
 _INBOX = [field.name for field in fields(InboxRow)]
 _INSTANCE = [field.name for field in fields(InstanceRow)]
 
@@ -60,6 +66,15 @@ def insert_messages(alias: str, rows: Sequence[NewMessage]) -> int | None:
     return None
 
 
+def arrive(alias: str, partition: int, now: datetime) -> list[LeftBatch]:
+    with transaction.atomic(using=alias, durable=True):
+        Wakeup.objects.using(alias).filter(partition=partition).delete()
+        found = _locked(Batch.objects.using(alias)).filter(
+            partition=partition, began_at__lte=now - _MARK_IS_FRESH
+        )
+        return [LeftBatch(*row) for row in found.values_list("id", "message_ids")]
+
+
 def claim(
     alias: str,
     partition: int,
@@ -67,31 +82,54 @@ def claim(
     limit: int,
     passed_keys: Collection[InstanceKey],
     passed_ids: Collection[int],
-) -> list[Claimed]:
+) -> Claim:
     due = InboxMessage.objects.using(alias).due(partition, now)
     if passed_keys:
         due = due.exclude(_any_of(passed_keys))
     if passed_ids:
         due = due.exclude(pk__in=passed_ids)
-    return [Claimed(*row) for row in due.values_list("id", "process", "key", "attempts")[:limit]]
+    rows = due.values_list("id", "process", "key", "attempts")
+    found = list(rows[: limit - limit // 4])
+    if len(found) == limit - limit // 4:
+        # There is a backlog: a quarter of the batch is for the newest, so that they get through.
+        newest = rows.order_by("-due_at", "-id")[: limit // 4]
+        found += [row for row in newest if row not in set(found)]
+    claimed = [Claimed(*row) for row in found]
+    fresh = [row.id for row in claimed if row.attempts == 0]
+    return Claim(claimed, begin_batch(alias, partition, json.dumps(fresh), now) if fresh else None)
 
 
-def lock_instances(alias: str, keys: Collection[InstanceKey]) -> list[InstanceRow]:
+def lock_instances(
+    alias: str, keys: Sequence[tuple[str, str, int]], now: datetime, mark: int | None
+) -> list[InstanceRow]:
+    if mark is not None:
+        Batch.objects.using(alias).filter(pk=mark).delete()
+    pairs = [key[:2] for key in keys]
+    known = _lock_instances(alias, pairs)
+    missing = set(pairs) - {(row.process, row.key) for row in known}
+    if not missing:
+        return known
+    _create_instances(alias, [key for key in keys if key[:2] in missing], now)
+    # Placeholders are never committed, so one that is seen and not locked is ours.
+    return known + [row for row in _lock_instances(alias, missing) if row.number == 0]
+
+
+def _lock_instances(alias: str, keys: Collection[InstanceKey]) -> list[InstanceRow]:
     return [
         InstanceRow(*row)
         for chunk in _chunks(keys)
-        for row in Instance.objects.using(alias)
-        .select_for_update(
-            skip_locked=connections[alias].features.has_select_for_update_skip_locked
-        )
+        for row in _locked(Instance.objects.using(alias))
         .filter(_any_of(chunk))
         .values_list(*_INSTANCE)
     ]
 
 
-def create_instances(
-    alias: str, keys: Sequence[tuple[str, str, int]], now: datetime
-) -> list[InstanceRow]:
+def _locked(rows: QuerySet[Any]) -> QuerySet[Any]:
+    skip = connections[rows.db].features.has_select_for_update_skip_locked
+    return rows.select_for_update(skip_locked=skip)
+
+
+def _create_instances(alias: str, keys: Sequence[tuple[str, str, int]], now: datetime) -> None:
     Instance.objects.using(alias).bulk_create(
         [
             Instance(
@@ -109,18 +147,12 @@ def create_instances(
         ],
         ignore_conflicts=True,
     )
-    # Placeholders are never committed, so one that is seen and not locked is ours.
-    return [row for row in lock_instances(alias, [key[:2] for key in keys]) if row.number == 0]
 
 
 def lock_messages(alias: str, ids: Collection[int]) -> list[InboxRow]:
     return [
         InboxRow(*row)
-        for row in InboxMessage.objects.using(alias)
-        .select_for_update(
-            skip_locked=connections[alias].features.has_select_for_update_skip_locked
-        )
-        .open()
+        for row in _locked(InboxMessage.objects.using(alias).open())
         .filter(pk__in=ids)
         .order_by("id")
         .values_list(*_INBOX)
@@ -128,7 +160,7 @@ def lock_messages(alias: str, ids: Collection[int]) -> list[InboxRow]:
 
 
 def read_open(
-    alias: str, keys: Collection[InstanceKey], now: datetime, limit: int, before: int | None
+    alias: str, keys: Collection[InstanceKey], now: datetime, each: int, before: int | None
 ) -> list[InboxRow]:
     rows: list[InboxRow] = []
     for chunk in _chunks(keys):
@@ -136,11 +168,33 @@ def read_open(
         found = found.filter(Q(status="pending") | Q(status="waiting", due_at__lte=now))
         if before is not None:
             found = found.filter(pk__lt=before)
-        rows += [InboxRow(*row) for row in found.order_by("id").values_list(*_INBOX)[:limit]]
+        # How many of each instance is not said without a window; the whole chunk shares its bound.
+        bound = found.order_by("id").values_list(*_INBOX)[: each * len(chunk)]
+        rows += [InboxRow(*row) for row in bound]
     return sorted(rows, key=operator.attrgetter("id"))
 
 
-def update_instances(alias: str, rows: Sequence[InstanceRow], now: datetime) -> None:
+def record(
+    alias: str,
+    now: datetime,
+    *,
+    instances: Sequence[InstanceRow] = (),
+    transitions: Sequence[TransitionRow] = (),
+    commands: Sequence[CommandRow] = (),
+    marks: Sequence[InboxMark] = (),
+) -> None:
+    if instances:
+        _update_instances(alias, instances, now)
+    Transition.objects.using(alias).bulk_create(
+        [Transition(**asdict(row), recorded_at=now) for row in transitions], batch_size=500
+    )
+    OutboxCommand.objects.using(alias).bulk_create(
+        [OutboxCommand(**asdict(row)) for row in commands], batch_size=500
+    )
+    _mark_messages(alias, marks)
+
+
+def _update_instances(alias: str, rows: Sequence[InstanceRow], now: datetime) -> None:
     columns = (
         "status",
         "state",
@@ -157,21 +211,7 @@ def update_instances(alias: str, rows: Sequence[InstanceRow], now: datetime) -> 
     )
 
 
-def insert_transitions(alias: str, rows: Sequence[TransitionRow]) -> None:
-    _insert(Transition, alias, rows)
-
-
-def insert_commands(alias: str, rows: Sequence[CommandRow]) -> None:
-    _insert(OutboxCommand, alias, rows)
-
-
-def _insert(model: Any, alias: str, rows: Sequence[Any]) -> None:
-    model._default_manager.using(alias).bulk_create(
-        [model(**asdict(row)) for row in rows], batch_size=500
-    )
-
-
-def mark_messages(alias: str, marks: Sequence[InboxMark]) -> None:
+def _mark_messages(alias: str, marks: Sequence[InboxMark]) -> None:
     # Most marks of a batch are alike: one statement for each kind of mark beats a CASE for each row.
     alike: dict[tuple[Any, ...], list[int]] = {}
     different: list[InboxMark] = []
@@ -214,3 +254,17 @@ def wake(alias: str, partitions: Sequence[int], now: datetime) -> list[int]:
             if cursor.rowcount == 1:
                 woken.append(partition)
     return woken
+
+
+def due_partitions(alias: str, now: datetime) -> list[int]:
+    # One statement, not one for each partition: the tick asks this every second. In SQL, because in a
+    # union of the ORM's the parts may have no LIMIT on SQLite.
+    parts, parameters = [], []
+    for partition in range(PARTITIONS):
+        due = InboxMessage.objects.using(alias).due(partition, now).values("partition")[:1]
+        query, values = due.query.get_compiler(using=alias).as_sql()
+        parts.append(f"SELECT * FROM ({query}) AS partition_{partition}")
+        parameters += values
+    with connections[alias].cursor() as cursor:
+        cursor.execute(" UNION ALL ".join(parts), parameters)
+        return [row[0] for row in cursor.fetchall()]

@@ -1,24 +1,31 @@
-"""The hot path in PostgreSQL's SQL: arrays in, ``unnest``, one statement for each table.
+"""The hot path in PostgreSQL's SQL: arrays in, ``unnest``, one statement for each step of the heart.
 
-Measured against the ORM's bulk calls, this takes a sixth to a tenth of a worker's CPU.
+Measured against the ORM's bulk calls, this takes a sixth to a tenth of a worker's CPU. Parameters are
+bound by the server, and arrays go there in binary: written as text by the client, they were two thirds
+of a batch's CPU. What is executed here passes Django's wrappers (errors, query log) like any query.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from operator import attrgetter
 from typing import Any
 
-from django.db import connections, transaction
+from django.db import connections
+from django.db.backends.postgresql.psycopg_any import is_psycopg3
+from django.db.backends.utils import CursorWrapper
 
+from pm_celery.keys import PARTITIONS
 from pm_celery.rows import (
+    Claim,
     Claimed,
     CommandRow,
     InboxMark,
     InboxRow,
     InstanceRow,
+    LeftBatch,
     NewMessage,
     TransitionRow,
 )
@@ -39,14 +46,17 @@ _TYPES = {
     ),
 }
 
+# A batch whose worker is about to lock it looks like one whose worker has died, for this long.
+_MARK_IS_FRESH = timedelta(milliseconds=200)
+
 
 def _columns(row_class: type, *without: str) -> list[str]:
     return [field.name for field in fields(row_class) if field.name not in without]
 
 
 def _unnest(columns: Iterable[str]) -> str:
-    """``unnest(%s::text[], …)``: one array for each column."""
-    return f"unnest({', '.join(f'%s::{_TYPES.get(name, _TEXT)}[]' for name in columns)})"
+    """``unnest(%b::text[], …)``: one array for each column."""
+    return f"unnest({', '.join(f'%b::{_TYPES.get(name, _TEXT)}[]' for name in columns)})"
 
 
 def _arrays(rows: Sequence[Any], columns: Sequence[str]) -> list[list[Any]]:
@@ -58,16 +68,37 @@ def _pairs(keys: Collection[InstanceKey]) -> tuple[list[str], list[str]]:
     return [process for process, _ in keys], [key for _, key in keys]
 
 
+def _execute(alias: str, query: str, parameters: Sequence[Any]) -> CursorWrapper:
+    connection = connections[alias]
+    if not is_psycopg3:
+        cursor: CursorWrapper = connection.cursor()
+        cursor.execute(query.replace("%b", "%s"), parameters)
+        return cursor
+    connection.ensure_connection()
+    plain = _binary_cursor(connection.connection)
+    wrap = connection.make_debug_cursor if connection.queries_logged else connection.make_cursor
+    cursor = wrap(plain)
+    cursor.execute(query, parameters)
+    return cursor
+
+
+def _binary_cursor(connection: Any) -> Any:
+    from psycopg import Cursor
+    from psycopg.pq import Format
+
+    cursor = Cursor(connection)
+    cursor.format = Format.BINARY
+    return cursor
+
+
 def _fetch(alias: str, query: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
-    with connections[alias].cursor() as cursor:
-        cursor.execute(query, parameters)
+    with _execute(alias, query, parameters) as cursor:
         rows: list[tuple[Any, ...]] = cursor.fetchall()
     return rows
 
 
 def _run(alias: str, query: str, parameters: Sequence[Any]) -> int:
-    with connections[alias].cursor() as cursor:
-        cursor.execute(query, parameters)
+    with _execute(alias, query, parameters) as cursor:
         return int(cursor.rowcount)
 
 
@@ -85,52 +116,89 @@ _INSERT_MESSAGES = f"""
     ON CONFLICT (message_id, process) DO NOTHING
 """
 
-# ORDER BY starts with the partition, or the planner walks the primary key instead of pm_inbox_due.
-_CLAIM = """
-    SELECT id, process, key, attempts FROM pm_celery_inboxmessage AS message
-    WHERE partition = %s AND status IN ('pending', 'waiting') AND due_at <= %s {passed}
-    ORDER BY partition, due_at, id LIMIT %s
+# The commits of wake-ups and marks need not reach the disk: they guard against the death of a worker
+# or a broker, and are worth nothing after the server's own.
+_WITHOUT_WAITING = "SELECT set_config('synchronous_commit', 'off', true)"
+
+# The wake-up is here, so the next one may be sent; and the batches that nobody works on any more.
+_ARRIVE = f"""
+    WITH quick AS MATERIALIZED ({_WITHOUT_WAITING}),
+    arrived AS (DELETE FROM pm_celery_wakeup USING quick WHERE partition = %s)
+    SELECT id, message_ids FROM pm_celery_batch
+    WHERE partition = %s AND began_at <= %s FOR UPDATE SKIP LOCKED
+"""
+
+# What is due, and the mark that a batch of it begins. Three quarters are the longest overdue, one
+# quarter the newest, so that fresh events get through behind any backlog. ORDER BY starts with the
+# partition, or the planner walks the primary key instead of pm_inbox_due.
+_CLAIM = f"""
+    WITH quick AS MATERIALIZED ({_WITHOUT_WAITING}),
+    overdue AS (
+        SELECT id, process, key, attempts FROM pm_celery_inboxmessage AS message
+        WHERE partition = %s AND status IN ('pending', 'waiting') AND due_at <= %s {{passed}}
+        ORDER BY partition, due_at, id LIMIT %s
+    ), newest AS (
+        SELECT id, process, key, attempts FROM pm_celery_inboxmessage AS message
+        WHERE partition = %s AND status IN ('pending', 'waiting') AND due_at <= %s {{passed}}
+        ORDER BY partition DESC, due_at DESC, id DESC LIMIT %s
+    ), claimed AS (
+        SELECT * FROM overdue UNION SELECT * FROM newest
+    ), mark AS (
+        INSERT INTO pm_celery_batch (partition, message_ids, began_at)
+        SELECT %s, json_agg(claimed.id)::text, %s FROM claimed, quick
+        WHERE attempts = 0 HAVING count(*) > 0
+        RETURNING id
+    )
+    SELECT id, process, key, attempts, (SELECT id FROM mark) FROM claimed
 """
 _PASSED_KEYS = """
-    AND NOT EXISTS (SELECT FROM unnest(%s::text[], %s::text[]) AS passed(process, key)
+    AND NOT EXISTS (SELECT FROM unnest(%b::text[], %b::text[]) AS passed(process, key)
                     WHERE passed.process = message.process AND passed.key = message.key)
 """
-_PASSED_IDS = "AND id <> ALL(%s::bigint[])"
+_PASSED_IDS = "AND id <> ALL(%b::bigint[])"
 
-# NO KEY: inserts that refer to an instance need not wait for the engine.
+# Ends the batch's mark, locks the instances that nobody holds, and creates those that are missing: the
+# unique constraint settles the race of two first events. Sorted, so that two workers that create the
+# same ones wait for each other in one order only. NO KEY: what refers to an instance need not wait.
 _LOCK_INSTANCES = f"""
-    SELECT {", ".join(f"instance.{name}" for name in _INSTANCE)}
-    FROM unnest(%s::text[], %s::text[]) AS wanted(process, key)
-    JOIN pm_celery_instance AS instance
-      ON instance.process = wanted.process AND instance.key = wanted.key
-    FOR NO KEY UPDATE OF instance SKIP LOCKED
-"""
-
-# Sorted, so that two workers that create the same instances wait for each other in one order only.
-_CREATE_INSTANCES = f"""
-    INSERT INTO pm_celery_instance
-        (process, key, partition, status, state, number, correlation_id, started_at, changed_at)
-    SELECT process, key, partition, 'started', '', 0, '', %s, %s
-    FROM unnest(%s::text[], %s::text[], %s::int[]) AS wanted(process, key, partition)
-    ORDER BY process, key
-    ON CONFLICT (process, key) DO NOTHING
-    RETURNING {", ".join(_INSTANCE)}
+    WITH unmarked AS (DELETE FROM pm_celery_batch WHERE id = %s),
+    wanted AS MATERIALIZED (
+        SELECT * FROM unnest(%b::text[], %b::text[], %b::int[]) AS given(process, key, partition)
+    ), locked AS (
+        SELECT {", ".join(f"instance.{name}" for name in _INSTANCE)}
+        FROM wanted JOIN pm_celery_instance AS instance USING (process, key)
+        FOR NO KEY UPDATE OF instance SKIP LOCKED
+    ), created AS (
+        INSERT INTO pm_celery_instance
+            (process, key, partition, status, state, number, correlation_id, started_at, changed_at)
+        SELECT process, key, partition, 'started', '', 0, '', %s, %s FROM wanted
+        WHERE NOT EXISTS (SELECT FROM pm_celery_instance AS known
+                          WHERE known.process = wanted.process AND known.key = wanted.key)
+        ORDER BY process, key
+        ON CONFLICT (process, key) DO NOTHING
+        RETURNING {", ".join(_INSTANCE)}
+    )
+    SELECT * FROM locked UNION ALL SELECT * FROM created
 """
 
 _LOCK_MESSAGES = f"""
     SELECT {", ".join(_INBOX)} FROM pm_celery_inboxmessage
-    WHERE id = ANY(%s) AND status IN ('pending', 'waiting')
+    WHERE id = ANY(%b) AND status IN ('pending', 'waiting')
     ORDER BY id FOR UPDATE SKIP LOCKED
 """
 
+# So many of each instance, so that a long queue of one leaves the others their place.
 _READ_OPEN = f"""
     SELECT {", ".join(f"message.{name}" for name in _INBOX)}
-    FROM unnest(%s::text[], %s::text[]) AS wanted(process, key)
-    JOIN pm_celery_inboxmessage AS message
-      ON message.process = wanted.process AND message.key = wanted.key
-    WHERE message.status IN ('pending', 'waiting')
-      AND (message.status = 'pending' OR message.due_at <= %s) {{before}}
-    ORDER BY message.id LIMIT %s
+    FROM unnest(%b::text[], %b::text[]) AS wanted(process, key)
+    CROSS JOIN LATERAL (
+        SELECT * FROM pm_celery_inboxmessage AS message
+        WHERE message.process = wanted.process AND message.key = wanted.key
+          AND message.status IN ('pending', 'waiting')
+          AND (message.status = 'pending' OR message.due_at <= %s) {{before}}
+        ORDER BY message.id LIMIT %s
+    ) AS message
+    ORDER BY message.id
 """
 
 _UPDATE_INSTANCES = f"""
@@ -141,13 +209,20 @@ _UPDATE_INSTANCES = f"""
 """
 
 _INSERT_TRANSITIONS = f"""
-    INSERT INTO pm_celery_transition ({", ".join(_TRANSITION)})
-    SELECT * FROM {_unnest(_TRANSITION)}
+    INSERT INTO pm_celery_transition (recorded_at, {", ".join(_TRANSITION)})
+    SELECT %s, * FROM {_unnest(_TRANSITION)}
 """
 
 _INSERT_COMMANDS = f"""
     INSERT INTO pm_celery_outboxcommand ({", ".join(_COMMAND)}, attempts)
     SELECT *, 0 FROM {_unnest(_COMMAND)}
+"""
+
+# What most messages become.
+_MARK_HANDLED = """
+    UPDATE pm_celery_inboxmessage
+    SET status = 'handled', reason = '', handled_at = %s, attempts = GREATEST(attempts, 1)
+    WHERE id = ANY(%b::bigint[])
 """
 
 _MARK_MESSAGES = f"""
@@ -157,20 +232,34 @@ _MARK_MESSAGES = f"""
     WHERE message.id = mark.id
 """
 
-_BEGIN_BATCH = """
-    INSERT INTO pm_celery_batch (partition, message_ids, began_at) VALUES (%s, %s, %s) RETURNING id
+_BEGIN_BATCH = f"""
+    INSERT INTO pm_celery_batch (partition, message_ids, began_at)
+    SELECT %s, %s, %s FROM ({_WITHOUT_WAITING}) AS quick RETURNING id
 """
 
-_WAKE = """
+_WAKE = f"""
     INSERT INTO pm_celery_wakeup (partition, woken_at)
-    SELECT partition, %s FROM unnest(%s::int[]) AS wanted(partition) ORDER BY partition
+    SELECT partition, %s FROM unnest(%b::int[]) AS wanted(partition), ({_WITHOUT_WAITING}) AS quick
+    ORDER BY partition
     ON CONFLICT (partition) DO NOTHING
     RETURNING partition
+"""
+
+_DUE_PARTITIONS = """
+    SELECT partition FROM generate_series(0, %s - 1) AS partition
+    WHERE EXISTS (SELECT FROM pm_celery_inboxmessage AS message
+                  WHERE message.partition = partition.partition
+                    AND status IN ('pending', 'waiting') AND due_at <= %s)
 """
 
 
 def insert_messages(alias: str, rows: Sequence[NewMessage]) -> int | None:
     return _run(alias, _INSERT_MESSAGES, _arrays(rows, _NEW_MESSAGE))
+
+
+def arrive(alias: str, partition: int, now: datetime) -> list[LeftBatch]:
+    found = _fetch(alias, _ARRIVE, [partition, partition, now - _MARK_IS_FRESH])
+    return [LeftBatch(*row) for row in found]
 
 
 def claim(
@@ -180,28 +269,34 @@ def claim(
     limit: int,
     passed_keys: Collection[InstanceKey],
     passed_ids: Collection[int],
-) -> list[Claimed]:
+) -> Claim:
     passed = ""
-    parameters: list[Any] = []
+    but_for: list[Any] = []
     if passed_keys:
         passed += _PASSED_KEYS
-        parameters += _pairs(passed_keys)
+        but_for += _pairs(passed_keys)
     if passed_ids:
         passed += _PASSED_IDS
-        parameters.append(list(passed_ids))
-    query = _CLAIM.format(passed=passed)
-    return [Claimed(*row) for row in _fetch(alias, query, [partition, now, *parameters, limit])]
+        but_for.append(list(passed_ids))
+    newest = limit // 4
+    rows = _fetch(
+        alias,
+        _CLAIM.format(passed=passed),
+        [
+            *(partition, now, *but_for, limit - newest),
+            *(partition, now, *but_for, newest),
+            *(partition, now),
+        ],
+    )
+    return Claim([Claimed(*row[:4]) for row in rows], rows[0][4] if rows else None)
 
 
-def lock_instances(alias: str, keys: Collection[InstanceKey]) -> list[InstanceRow]:
-    return [InstanceRow(*row) for row in _fetch(alias, _LOCK_INSTANCES, _pairs(keys))]
-
-
-def create_instances(
-    alias: str, keys: Sequence[tuple[str, str, int]], now: datetime
+def lock_instances(
+    alias: str, keys: Sequence[tuple[str, str, int]], now: datetime, mark: int | None
 ) -> list[InstanceRow]:
     columns = [list(column) for column in zip(*keys, strict=True)]
-    return [InstanceRow(*row) for row in _fetch(alias, _CREATE_INSTANCES, [now, now, *columns])]
+    rows = _fetch(alias, _LOCK_INSTANCES, [mark, *columns, now, now])
+    return [InstanceRow(*row) for row in rows]
 
 
 def lock_messages(alias: str, ids: Collection[int]) -> list[InboxRow]:
@@ -209,35 +304,48 @@ def lock_messages(alias: str, ids: Collection[int]) -> list[InboxRow]:
 
 
 def read_open(
-    alias: str, keys: Collection[InstanceKey], now: datetime, limit: int, before: int | None
+    alias: str, keys: Collection[InstanceKey], now: datetime, each: int, before: int | None
 ) -> list[InboxRow]:
     bound = [] if before is None else [before]
     query = _READ_OPEN.format(before="AND message.id < %s" if bound else "")
-    return [InboxRow(*row) for row in _fetch(alias, query, [*_pairs(keys), now, *bound, limit])]
+    return [InboxRow(*row) for row in _fetch(alias, query, [*_pairs(keys), now, *bound, each])]
 
 
-def update_instances(alias: str, rows: Sequence[InstanceRow], now: datetime) -> None:
-    _run(alias, _UPDATE_INSTANCES, [now, *_arrays(rows, _INSTANCE_WRITTEN)])
-
-
-def insert_transitions(alias: str, rows: Sequence[TransitionRow]) -> None:
-    _run(alias, _INSERT_TRANSITIONS, _arrays(rows, _TRANSITION))
-
-
-def insert_commands(alias: str, rows: Sequence[CommandRow]) -> None:
-    _run(alias, _INSERT_COMMANDS, _arrays(rows, _COMMAND))
-
-
-def mark_messages(alias: str, marks: Sequence[InboxMark]) -> None:
-    _run(alias, _MARK_MESSAGES, _arrays(marks, _MARK))
+def record(
+    alias: str,
+    now: datetime,
+    *,
+    instances: Sequence[InstanceRow] = (),
+    transitions: Sequence[TransitionRow] = (),
+    commands: Sequence[CommandRow] = (),
+    marks: Sequence[InboxMark] = (),
+) -> None:
+    handled = [mark for mark in marks if mark.status == "handled"]
+    others = [mark for mark in marks if mark.status != "handled"]
+    parts: list[tuple[str, list[Any]]] = []
+    if instances:
+        parts.append((_UPDATE_INSTANCES, [now, *_arrays(instances, _INSTANCE_WRITTEN)]))
+    if transitions:
+        parts.append((_INSERT_TRANSITIONS, [now, *_arrays(transitions, _TRANSITION)]))
+    if commands:
+        parts.append((_INSERT_COMMANDS, _arrays(commands, _COMMAND)))
+    if handled:
+        parts.append((_MARK_HANDLED, [handled[0].handled_at, [mark.id for mark in handled]]))
+    if others:
+        parts.append((_MARK_MESSAGES, _arrays(others, _MARK)))
+    if parts:
+        # They touch different rows, so that they may share one round trip, and one snapshot.
+        steps = ", ".join(f"step_{n} AS ({query})" for n, (query, _) in enumerate(parts))
+        _run(alias, f"WITH {steps} SELECT", [value for _, values in parts for value in values])
 
 
 def begin_batch(alias: str, partition: int, message_ids: str, now: datetime) -> int:
-    # The mark guards against a worker's death, not the server's: it need not reach the disk.
-    with transaction.atomic(using=alias):
-        _run(alias, "SET LOCAL synchronous_commit TO OFF", [])
-        return int(_fetch(alias, _BEGIN_BATCH, [partition, message_ids, now])[0][0])
+    return int(_fetch(alias, _BEGIN_BATCH, [partition, message_ids, now])[0][0])
 
 
 def wake(alias: str, partitions: Sequence[int], now: datetime) -> list[int]:
     return [row[0] for row in _fetch(alias, _WAKE, [now, list(partitions)])]
+
+
+def due_partitions(alias: str, now: datetime) -> list[int]:
+    return [row[0] for row in _fetch(alias, _DUE_PARTITIONS, [PARTITIONS, now])]

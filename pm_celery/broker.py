@@ -41,7 +41,11 @@ class Post:
         what: str,
         **options: Any,
     ) -> bool:
-        """Send a task by its name; whether Celery took it."""
+        """Send a task by its name; whether Celery took it.
+
+        Give ``argsrepr`` and ``kwargsrepr`` where they are known: Celery takes a quarter of the time of
+        a message to make them.
+        """
         if self.broken:
             return False
         try:

@@ -17,6 +17,7 @@ from pm_celery.definitions import ProcessDefinition
 from pm_celery.exceptions import UnknownMessage, UnmatchedEvent
 from pm_celery.handlers import EventHandler, Wait
 from pm_celery.policies import PolicyDefinition
+from pm_celery.process import ProcessManager
 from pm_celery.rows import InboxMark, InboxRow, InstanceRow
 
 __all__ = ["Case", "HandlerFailed", "Step", "decide_case"]
@@ -59,6 +60,8 @@ class Case:
     unmatched: list[tuple[InboxRow, UnmatchedEvent]] = field(default_factory=list)
     unknown: list[InboxRow] = field(default_factory=list)
     spent_timers: list[str] = field(default_factory=list)
+    #: As the instance's state reads, where the message before has left it.
+    process: ProcessManager | None = None
     held_until: datetime | None = None
     releases_waiting: bool = False
     ended_here: bool = False
@@ -147,7 +150,9 @@ def _step(
         _no_instance(case, definition, row, handler, now)
         return False
     try:
-        decision = decide(definition, instance, row, handler, now)
+        # Given away: what a handler has begun to change is not to be seen by the next one.
+        process, case.process = case.process, None
+        decision = decide(definition, instance, row, handler, now, process)
     except UnknownMessage:
         raise
     except Exception as error:
@@ -212,6 +217,7 @@ def _apply(
             instance.timeout_at = now + definition.timeout
     instance.number += 1
     instance.state = decision.state
+    case.process = decision.process
     instance.status = decision.status
     for name in decision.timers:
         # Cancelled, or set again: a row of it that has fired is stale either way.

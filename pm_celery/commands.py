@@ -61,15 +61,22 @@ class CommandHandler:
             return False
         return True
 
+    @property
+    def may_share_a_message(self) -> bool:
+        """Whether several commands may come in one message: a limit of one task would be theirs in all."""
+        return not self.task_options
+
     def register_task(self) -> None:
         """Register the Celery task, once the command's wire name is known."""
         if self.registered_as == self.name:
             return
         self.registered_as = self.name
 
-        def run(command_id: str) -> str:
+        def run(command_id: str | list[str]) -> str:
             from pm_celery import execution
 
+            if isinstance(command_id, list):
+                return execution.run_each(command_id)
             return execution.run(command_id)
 
         run.__doc__ = inspect.getdoc(self.function)

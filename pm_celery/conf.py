@@ -26,11 +26,11 @@ class PmCelerySettings(TypedDict, total=False):
     QUEUES
         1: wake-ups go to Celery's default queue. N > 1: to ``pm_celery.0`` … ``pm_celery.<N-1>``.
     BATCH_SIZE
-        how many messages one transaction of the engine handles at most (200).
+        how many messages one transaction of the engine handles at most (500).
     BATCH_SECONDS
-        how long the handlers of one transaction run at most, in seconds, before it is recorded (1.0).
+        how long the handlers of one transaction run at most, in seconds, before it is recorded (0.25).
     ADVANCE_SECONDS
-        how long one wake-up may go on handling before it makes room and wakes itself again (5.0).
+        how long one wake-up may go on handling before it makes room and wakes itself again (0.1).
     TICK_SECONDS
         the period of Beat's tick, in seconds (1.0); ``None`` installs no Beat entry.
     WAKE_LEASE
@@ -38,6 +38,9 @@ class PmCelerySettings(TypedDict, total=False):
     COMMAND_LEASE
         after how long a dispatched command that did not run is dispatched again; doubled with each
         further dispatch, an hour at most (``"20s"``).
+    COMMANDS_PER_MESSAGE
+        how many commands of one handler share a Celery message at most (1). Each is still run, retried
+        and dead-lettered by itself; but many that are quick share a transaction.
     UNKNOWN_MESSAGE_WAIT
         how long a message that this release does not know waits before it is looked at again
         (``"15s"``).
@@ -60,6 +63,7 @@ class PmCelerySettings(TypedDict, total=False):
     TICK_SECONDS: float | None
     WAKE_LEASE: Duration
     COMMAND_LEASE: Duration
+    COMMANDS_PER_MESSAGE: int
     UNKNOWN_MESSAGE_WAIT: Duration
     MAX_PAYLOAD_BYTES: int
     MAX_CHAIN_DEPTH: int
@@ -73,12 +77,13 @@ class Settings:
 
     database: str = "default"
     queues: int = 1
-    batch_size: int = 200
-    batch_seconds: float = 1.0
-    advance_seconds: float = 5.0
+    batch_size: int = 500
+    batch_seconds: float = 0.25
+    advance_seconds: float = 0.1
     tick_seconds: float | None = 1.0
     wake_lease: timedelta = timedelta(seconds=5)
     command_lease: timedelta = timedelta(seconds=20)
+    commands_per_message: int = 1
     unknown_message_wait: timedelta = timedelta(seconds=15)
     max_payload_bytes: int = 1024 * 1024
     max_chain_depth: int = 256
@@ -120,6 +125,7 @@ _READERS: dict[str, Any] = {
     "TICK_SECONDS": lambda value: None if value is None else _positive_seconds(value),
     "WAKE_LEASE": parse_duration,
     "COMMAND_LEASE": parse_duration,
+    "COMMANDS_PER_MESSAGE": _positive_int,
     "UNKNOWN_MESSAGE_WAIT": parse_duration,
     "MAX_PAYLOAD_BYTES": _positive_int,
     "MAX_CHAIN_DEPTH": _positive_int,

@@ -22,6 +22,7 @@ from pm_celery.exceptions import ChainTooDeep, Misuse, UndecodablePayload, Unkno
 from pm_celery.handlers import EventHandler
 from pm_celery.messages import MessageType
 from pm_celery.policies import PolicyDefinition, Reaction
+from pm_celery.process import ProcessManager
 from pm_celery.retries import Retry
 from pm_celery.rows import InboxRow, InstanceRow
 
@@ -72,8 +73,12 @@ def decide(
     row: InboxRow,
     handler: EventHandler | str,
     now: datetime,
+    process: ProcessManager | None = None,
 ) -> Decision:
-    """Run the handler of one message on an instance; what it decided. Raises what it raises."""
+    """Run the handler of one message on an instance; what it decided. Raises what it raises.
+
+    process: as the instance's state reads, if the caller has it; the handler changes it.
+    """
     method = handler.method if isinstance(handler, EventHandler) else handler
     if row.kind == "command_failed":
         if not method:
@@ -82,7 +87,8 @@ def decide(
             # What the failure handler tried has failed too: telling it again would go on for ever.
             return Decision(method, skipped="a command of the failure handler itself")
     _guard_depth(row)
-    process = definition.initial() if instance.number == 0 else definition.load(instance.state)
+    if process is None:
+        process = definition.initial() if instance.number == 0 else definition.load(instance.state)
     arguments = _arguments(definition, row, handler, method)
     turn = Turn(instance.key, now, message_of(row))
     process._turn = turn  # type: ignore[misc]
@@ -97,13 +103,15 @@ def decide(
         return Decision(method, skipped=skipped)
     ends = turn.completed or (isinstance(handler, EventHandler) and handler.end)
     status = "timed_out" if row.kind == "timeout" else "completed" if ends else instance.status
+    state, after = definition.dump(process)
     return Decision(
         handler=method,
-        state=definition.dump(process),
+        state=state,
         status=status,
         commands=tuple(turn.commands),
         timers=turn.timers,
         cancelled_commands=tuple(turn.cancelled_commands),
+        process=after,
     )
 
 

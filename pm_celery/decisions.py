@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -24,7 +23,9 @@ from pm_celery.exceptions import InvalidMessage, Misuse
 from pm_celery.messages import MessageType, encoded, message_type, unstorable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from types import TracebackType
+
+    from pm_celery.process import ProcessManager
 
 __all__ = [
     "Cause",
@@ -116,6 +117,7 @@ class Decision:
     """The outcome of one message: a transition to record, or a skip with its reason.
 
     timers: by name, what is left of the handler's wishes: a moment, or None for a cancelled one.
+    process: the process as it is read from ``state``, for the next message of its batch.
     """
 
     handler: str
@@ -125,6 +127,7 @@ class Decision:
     commands: tuple[IssuedCommand, ...] = ()
     timers: Mapping[str, TimerSet | None] = field(default_factory=dict)
     cancelled_commands: tuple[str, ...] = ()
+    process: ProcessManager | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,14 +147,22 @@ def current_cause() -> Cause | None:
     return _cause.get()
 
 
-@contextmanager
-def caused_by(message: Message) -> Iterator[None]:
+class caused_by:
     """Let everything that is published inside carry the message's correlation."""
-    token = _cause.set(Cause(message.correlation_id, message.id, message.depth))
-    try:
-        yield
-    finally:
-        _cause.reset(token)
+
+    def __init__(self, message: Message) -> None:
+        self._cause = Cause(message.correlation_id, message.id, message.depth)
+
+    def __enter__(self) -> None:
+        self._token = _cause.set(self._cause)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        _cause.reset(self._token)
 
 
 _OPTIONS = ("queue", "priority", "time_limit", "soft_time_limit")

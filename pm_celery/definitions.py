@@ -377,8 +377,11 @@ class ProcessDefinition:
             ) from error
         return process
 
-    def dump(self, process: ProcessManager) -> str:
-        """The state's JSON text. Raises ``Misuse`` where a field holds what its type forbids."""
+    def dump(self, process: ProcessManager) -> tuple[str, ProcessManager]:
+        """The state's JSON text, and a process as it is read from it.
+
+        Raises ``Misuse`` where a field holds what its type forbids.
+        """
         try:
             text = self.adapter.dump_json(process, warnings="error").decode()
         except (PydanticSerializationError, UnicodeError, RecursionError, ValueError) as error:
@@ -387,10 +390,9 @@ class ProcessDefinition:
         if problem:
             raise Misuse(f"{self.where}: the state {problem}")
         try:
-            self.load(text)
+            return text, self.load(text)
         except UndecodableState as error:
             raise Misuse(f"{self.where}: the state could not be read again: {error}") from error
-        return text
 
     def __repr__(self) -> str:
         return f"<process {self.name}>"

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from uuid import UUID
 
 from django.db import transaction
@@ -17,7 +21,7 @@ from pm_celery.retries import DEFAULT_RETRY, Retry
 from pm_celery.settling import die
 from pm_celery.transience import is_transient, repeated
 
-__all__ = ["run"]
+__all__ = ["run", "run_each"]
 
 _NOT_OURS = "settled or running elsewhere"
 
@@ -28,9 +32,8 @@ def run(command_id: str) -> str:
     The body of every command task. A second delivery finds the command done, or locked, and does
     nothing. Raises what the handler raised when that was its last attempt.
     """
-    try:
-        found = UUID(command_id)
-    except (ValueError, TypeError, AttributeError):
+    found = _uuid(command_id)
+    if found is None:
         return "no command has this id"
     try:
         return repeated(get_settings().database, lambda: _run_once(found))
@@ -39,6 +42,13 @@ def run(command_id: str) -> str:
             raise
         # What never passes is no accident: this run counts, if there is a database to count it in.
         return _run_once(found, patient=False)
+
+
+def _uuid(text: object) -> UUID | None:
+    try:
+        return UUID(text)  # type: ignore[arg-type]
+    except (ValueError, TypeError, AttributeError):
+        return None
 
 
 class _Failed(Exception):
@@ -114,19 +124,22 @@ def _run_taken(alias: str, command: OutboxCommand, *, counted: bool) -> str:
     outcome = _handle(command, counted)
     if command.status == "done":
         command.settled_at = clock.now()
-        transaction.on_commit(lambda: _announce_done(command), using=alias, robust=True)
+        _announce_on_commit(alias, command)
     columns = ["status", "attempts", "settled_at", "due_at", "reason"]
     command.save(using=alias, update_fields=columns)
     return outcome
 
 
-def _announce_done(command: OutboxCommand) -> None:
-    signals.command_settled.send_robust(
-        sender=OutboxCommand,
-        name=command.name,
-        command_id=str(command.command_id),
-        status=command.status,
-    )
+def _announce_on_commit(alias: str, command: OutboxCommand) -> None:
+    def announce() -> None:
+        signals.command_settled.send_robust(
+            sender=OutboxCommand,
+            name=command.name,
+            command_id=str(command.command_id),
+            status=command.status,
+        )
+
+    transaction.on_commit(announce, using=alias, robust=True)
 
 
 def _refund(alias: str, command: OutboxCommand) -> None:
@@ -208,3 +221,91 @@ def _note_failure(command: OutboxCommand, error: Exception, counted: bool) -> st
         retry_at=locked.due_at,
     )
     return f"failed in run {attempts}, again at {locked.due_at:%H:%M:%S}"
+
+
+# -- commands that share a message ------------------------------------------------------------------
+
+
+def run_each(command_ids: Sequence[str]) -> str:
+    """Run commands that share a message, several to a transaction; what became of them.
+
+    Each is taken, runs and fails by itself, in a savepoint: one that raises takes no other with it. What
+    was dispatched before, and whatever a transaction holds that fails as a whole (a lost connection, a
+    refused commit), runs one by one. Raises what a handler raised when that was its last attempt.
+    """
+    left = [found for command_id in command_ids if (found := _uuid(command_id))]
+    alone: list[UUID] = []
+    errors: list[Exception] = []
+    while left:
+        try:
+            round_ = _run_together(left)
+        except Exception:  # noqa: BLE001 -- nothing of it happened; alone, the culprit is found
+            alone += left
+            break
+        for failed in round_.failed:
+            _gather(errors, partial(_note_failure, failed.command, failed.error, False))
+        alone += round_.alone
+        left = round_.left
+    for command_id in alone:
+        _gather(errors, partial(run, str(command_id)))
+    if errors:
+        raise errors[0]
+    return f"{len(command_ids)} commands, {len(alone)} of them one by one"
+
+
+def _gather(errors: list[Exception], run: Callable[[], str]) -> None:
+    try:
+        run()
+    except Exception as error:  # noqa: BLE001 -- the others have their turn before it is raised
+        errors.append(error)
+
+
+@dataclass
+class _Round:
+    """What became of commands in one transaction; ``alone``: to be run one by one."""
+
+    left: list[UUID]
+    done: list[OutboxCommand] = field(default_factory=list)
+    failed: list[_Failed] = field(default_factory=list)
+    alone: list[UUID] = field(default_factory=list)
+
+
+def _run_together(command_ids: Sequence[UUID]) -> _Round:
+    alias = get_settings().database
+    end = time.monotonic() + get_settings().batch_seconds
+    with transaction.atomic(using=alias, durable=True):
+        # If we die in here, nothing happened; the leases end, and each is dispatched again.
+        rows = OutboxCommand.objects.using(alias).locked().order_by("id")
+        taken = list(rows.filter(command_id__in=command_ids, status="dispatched"))
+        round_ = _Round([command.command_id for command in taken])
+        for command in taken:
+            round_.left.remove(command.command_id)
+            _run_one_of(alias, command, round_)
+            if time.monotonic() > end:
+                break
+        OutboxCommand.objects.using(alias).filter(pk__in=[c.pk for c in round_.done]).update(
+            status="done", attempts=F("attempts") + 1, settled_at=clock.now(), reason=""
+        )
+        for command in round_.done:
+            _announce_on_commit(alias, command)
+    return round_
+
+
+def _run_one_of(alias: str, command: OutboxCommand, round_: _Round) -> None:
+    if command.dispatches > 1:
+        # Perhaps it kills its worker: its run must be counted, and committed, before.
+        round_.alone.append(command.command_id)
+        return
+    try:
+        with transaction.atomic(using=alias):
+            outcome = _handle(command, counted=False)
+    except _Failed as failed:
+        if is_transient(failed.error):
+            round_.alone.append(command.command_id)
+        else:
+            round_.failed.append(failed)
+        return
+    if outcome == "done":
+        round_.done.append(command)
+    else:
+        command.save(using=alias, update_fields=["due_at"])

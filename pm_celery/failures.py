@@ -201,7 +201,7 @@ def _lock_instance(alias: str, row: InboxRow, listener: ProcessDefinition) -> In
                 key=row.key,
                 partition=partition_of(row.process, row.key),
                 status="failed",
-                state=listener.dump(listener.initial()),
+                state=listener.dump(listener.initial())[0],
                 number=0,
                 correlation_id=row.correlation_id,
                 started_at=now,

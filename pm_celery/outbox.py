@@ -53,25 +53,50 @@ def dispatch(commands: Sequence[Dispatchable]) -> int:
     """
     if not commands:
         return 0
+    taken = 0
+    shared: dict[tuple[str, str], list[Dispatchable]] = {}
     with post_office() as post:
-        return sum(
-            _send_signature(post, command)
-            if command.kind == "signature"
-            else _send_command(post, command)
-            for command in commands
-        )
+        for command in commands:
+            if command.kind == "signature":
+                taken += _send_signature(post, command)
+            elif _may_share_a_message(command):
+                shared.setdefault((command.name, command.options), []).append(command)
+            else:
+                taken += _send_commands(post, [command])
+        size = get_settings().commands_per_message
+        for alike in shared.values():
+            for start in range(0, len(alike), size):
+                taken += _send_commands(post, alike[start : start + size])
+    return taken
 
 
-def _send_command(post: Post, command: Dispatchable) -> bool:
+def _may_share_a_message(command: Dispatchable) -> bool:
     handler = registry.command_handlers.get(command.name)
-    command_id = str(command.command_id)
-    return post.send(
-        handler.task_name if handler else RUN_TASK,
-        [command_id],
-        what=f"{command.name} {command_id}",
-        task_id=command_id,
-        **{**(handler.message_options if handler else {}), **json.loads(command.options)},
+    return (
+        get_settings().commands_per_message > 1
+        and handler is not None
+        and handler.may_share_a_message
+        and "time_limit" not in command.options
     )
+
+
+def _send_commands(post: Post, commands: Sequence[Dispatchable]) -> int:
+    """Send one message for commands of one handler, with the options that they share."""
+    first = commands[0]
+    handler = registry.command_handlers.get(first.name)
+    ids = [str(command.command_id) for command in commands]
+    options = {**(handler.message_options if handler else {}), **json.loads(first.options)}
+    if len(ids) == 1:
+        options["task_id"] = ids[0]
+    sent = post.send(
+        handler.task_name if handler else RUN_TASK,
+        [ids[0] if len(ids) == 1 else ids],
+        what=f"{first.name} {ids[0]}" + (f" and {len(ids) - 1} others" if len(ids) > 1 else ""),
+        argsrepr=f"({ids[0]!r},)" if len(ids) == 1 else f"({len(ids)} commands)",
+        kwargsrepr="{}",
+        **options,
+    )
+    return len(ids) if sent else 0
 
 
 def _send_signature(post: Post, command: Dispatchable) -> bool:

@@ -43,7 +43,12 @@ def wake(partitions: Collection[int]) -> None:
         for partition in fresh:
             route: dict[str, Any] = {} if settings.queues == 1 else {"queue": queue_of(partition)}
             post.send(
-                ADVANCE_TASK, [partition], what=f"the wake-up of partition {partition}", **route
+                ADVANCE_TASK,
+                [partition],
+                what=f"the wake-up of partition {partition}",
+                argsrepr=f"({partition},)",
+                kwargsrepr="{}",
+                **route,
             )
 
 

@@ -41,6 +41,7 @@ def test_every_setting_can_be_set() -> None:
             "TICK_SECONDS": None,
             "WAKE_LEASE": "3s",
             "COMMAND_LEASE": timedelta(minutes=1),
+            "COMMANDS_PER_MESSAGE": 50,
             "UNKNOWN_MESSAGE_WAIT": "1m",
             "MAX_PAYLOAD_BYTES": 5,
             "MAX_CHAIN_DEPTH": 7,
@@ -58,6 +59,7 @@ def test_every_setting_can_be_set() -> None:
         tick_seconds=None,
         wake_lease=timedelta(seconds=3),
         command_lease=timedelta(minutes=1),
+        commands_per_message=50,
         unknown_message_wait=timedelta(minutes=1),
         max_payload_bytes=5,
         max_chain_depth=7,
@@ -110,6 +112,7 @@ def test_a_key_that_is_near_to_none_is_an_error_that_names_all(written: Any) -> 
         ("WAKE_LEASE", "soon"),
         ("COMMAND_LEASE", "0s"),
         ("COMMAND_LEASE", None),
+        ("COMMANDS_PER_MESSAGE", 0),
         ("UNKNOWN_MESSAGE_WAIT", timedelta(0)),
         ("MAX_PAYLOAD_BYTES", 0),
         ("MAX_CHAIN_DEPTH", None),
@@ -137,7 +140,7 @@ def test_settings_that_a_test_overrides_are_believed_at_once(settings: Any) -> N
     during = get_settings().batch_size
     settings.PM_CELERY = {}
 
-    assert (before, during, get_settings().batch_size) == (200, 3, 200)
+    assert (before, during, get_settings().batch_size) == (500, 3, 500)
 
 
 def test_settings_are_read_once_while_nobody_changes_them() -> None:

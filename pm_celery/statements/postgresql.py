@@ -162,18 +162,21 @@ _PASSED_IDS = "AND id <> ALL(%b::bigint[])"
 # same ones wait for each other in one order only. NO KEY: what refers to an instance need not wait.
 _LOCK_INSTANCES = f"""
     WITH unmarked AS (DELETE FROM pm_celery_batch WHERE id = %s),
-    wanted AS MATERIALIZED (
-        SELECT * FROM unnest(%b::text[], %b::text[], %b::int[]) AS given(process, key, partition)
+    found AS MATERIALIZED (
+        SELECT wanted.*, known.id
+        FROM unnest(%b::text[], %b::text[], %b::int[]) AS wanted(process, key, partition)
+        LEFT JOIN LATERAL (
+            SELECT id FROM pm_celery_instance AS instance
+            WHERE instance.process = wanted.process AND instance.key = wanted.key LIMIT 1
+        ) AS known ON true
     ), locked AS (
-        SELECT {", ".join(f"instance.{name}" for name in _INSTANCE)}
-        FROM wanted JOIN pm_celery_instance AS instance USING (process, key)
-        FOR NO KEY UPDATE OF instance SKIP LOCKED
+        SELECT {", ".join(_INSTANCE)} FROM pm_celery_instance
+        WHERE id = ANY(ARRAY(SELECT id FROM found)) FOR NO KEY UPDATE SKIP LOCKED
     ), created AS (
         INSERT INTO pm_celery_instance
             (process, key, partition, status, state, number, correlation_id, started_at, changed_at)
-        SELECT process, key, partition, 'started', '', 0, '', %s, %s FROM wanted
-        WHERE NOT EXISTS (SELECT FROM pm_celery_instance AS known
-                          WHERE known.process = wanted.process AND known.key = wanted.key)
+        SELECT process, key, partition, 'started', '', 0, '', %s, %s FROM found
+        WHERE id IS NULL
         ORDER BY process, key
         ON CONFLICT (process, key) DO NOTHING
         RETURNING {", ".join(_INSTANCE)}
@@ -201,11 +204,15 @@ _READ_OPEN = f"""
     ORDER BY message.id
 """
 
+# An array whose length the planner does not see is taken for a short one. Of an array that it sees, it
+# would make a scan of the whole table, while that has less than some hundred thousand rows.
+_BY_INDEX = "{} = ANY(ARRAY(SELECT * FROM unnest(%b::bigint[])))"
+
 _UPDATE_INSTANCES = f"""
     UPDATE pm_celery_instance AS instance
     SET {", ".join(f"{name} = new.{name}" for name in _INSTANCE_WRITTEN[1:])}, changed_at = %s
     FROM {_unnest(_INSTANCE_WRITTEN)} AS new({", ".join(_INSTANCE_WRITTEN)})
-    WHERE instance.id = new.id
+    WHERE instance.id = new.id AND {_BY_INDEX.format("instance.id")}
 """
 
 _INSERT_TRANSITIONS = f"""
@@ -219,17 +226,17 @@ _INSERT_COMMANDS = f"""
 """
 
 # What most messages become.
-_MARK_HANDLED = """
+_MARK_HANDLED = f"""
     UPDATE pm_celery_inboxmessage
     SET status = 'handled', reason = '', handled_at = %s, attempts = GREATEST(attempts, 1)
-    WHERE id = ANY(%b::bigint[])
+    WHERE {_BY_INDEX.format("id")}
 """
 
 _MARK_MESSAGES = f"""
     UPDATE pm_celery_inboxmessage AS message
     SET {", ".join(f"{name} = mark.{name}" for name in _MARK[1:])}
     FROM {_unnest(_MARK)} AS mark({", ".join(_MARK)})
-    WHERE message.id = mark.id
+    WHERE message.id = mark.id AND {_BY_INDEX.format("message.id")}
 """
 
 _BEGIN_BATCH = f"""
@@ -324,7 +331,8 @@ def record(
     others = [mark for mark in marks if mark.status != "handled"]
     parts: list[tuple[str, list[Any]]] = []
     if instances:
-        parts.append((_UPDATE_INSTANCES, [now, *_arrays(instances, _INSTANCE_WRITTEN)]))
+        columns = _arrays(instances, _INSTANCE_WRITTEN)
+        parts.append((_UPDATE_INSTANCES, [now, *columns, columns[0]]))
     if transitions:
         parts.append((_INSERT_TRANSITIONS, [now, *_arrays(transitions, _TRANSITION)]))
     if commands:
@@ -332,7 +340,8 @@ def record(
     if handled:
         parts.append((_MARK_HANDLED, [handled[0].handled_at, [mark.id for mark in handled]]))
     if others:
-        parts.append((_MARK_MESSAGES, _arrays(others, _MARK)))
+        columns = _arrays(others, _MARK)
+        parts.append((_MARK_MESSAGES, [*columns, columns[0]]))
     if parts:
         # They touch different rows, so that they may share one round trip, and one snapshot.
         steps = ", ".join(f"step_{n} AS ({query})" for n, (query, _) in enumerate(parts))

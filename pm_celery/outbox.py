@@ -118,8 +118,10 @@ def dispatch_due(limit: int = 500) -> int:
     """Dispatch what is delayed no longer, backed off, or stranded past its lease; how many rows."""
     settings = get_settings()
     alias = settings.database
+    now = clock.now()
+    if not OutboxCommand.objects.using(alias).due(now).exists():
+        return 0
     with transaction.atomic(using=alias, durable=True):
-        now = clock.now()
         due = list(OutboxCommand.objects.using(alias).locked().due(now)[:limit])
         ready = []
         for command in due:

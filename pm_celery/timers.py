@@ -33,7 +33,12 @@ def _fire_timers(limit: int) -> int:
         return 0
     with transaction.atomic(using=alias):
         due = list(Timer.objects.using(alias).select_for_update(skip_locked=skip).due(now)[:limit])
-        owners = Instance.objects.using(alias).in_bulk({timer.instance_id for timer in due})
+        # Of an instance only what routes the message: its state may be long.
+        owners = (
+            Instance.objects.using(alias)
+            .only("process", "key", "partition")
+            .in_bulk({timer.instance_id for timer in due})
+        )
         rows = [
             _message(timer, owners[timer.instance_id], now)
             for timer in due

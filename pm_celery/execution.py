@@ -19,6 +19,7 @@ from pm_celery.letters import described
 from pm_celery.models import OutboxCommand
 from pm_celery.retries import DEFAULT_RETRY, Retry
 from pm_celery.settling import die
+from pm_celery.statements import statements
 from pm_celery.transience import is_transient, repeated
 
 __all__ = ["run", "run_each"]
@@ -96,12 +97,7 @@ def _run_once(command_id: UUID, *, patient: bool = True) -> str:
 
 def _take(alias: str, command_id: UUID) -> OutboxCommand | None:
     """A dispatched command under its row lock, or None if it is settled, or held by someone else."""
-    return (
-        OutboxCommand.objects.using(alias)
-        .locked()
-        .filter(command_id=command_id, status="dispatched")
-        .first()
-    )
+    return next(iter(statements(alias).take_commands(alias, [command_id])), None)
 
 
 def _count_attempt(alias: str, command: OutboxCommand) -> bool:
@@ -122,12 +118,18 @@ def _count_attempt(alias: str, command: OutboxCommand) -> bool:
 
 def _run_taken(alias: str, command: OutboxCommand, *, counted: bool) -> str:
     outcome = _handle(command, counted)
-    if command.status == "done":
-        command.settled_at = clock.now()
-        _announce_on_commit(alias, command)
-    columns = ["status", "attempts", "settled_at", "due_at", "reason"]
-    command.save(using=alias, update_fields=columns)
+    if outcome == "done":
+        _mark_done(alias, [command], runs=0 if counted else 1)
+    else:
+        command.save(using=alias, update_fields=["attempts", "due_at"])
     return outcome
+
+
+def _mark_done(alias: str, commands: Sequence[OutboxCommand], *, runs: int) -> None:
+    ids = [command.pk for command in commands]
+    statements(alias).finish_commands(alias, ids, clock.now(), runs)
+    for command in commands:
+        _announce_on_commit(alias, command)
 
 
 def _announce_on_commit(alias: str, command: OutboxCommand) -> None:
@@ -136,7 +138,7 @@ def _announce_on_commit(alias: str, command: OutboxCommand) -> None:
             sender=OutboxCommand,
             name=command.name,
             command_id=str(command.command_id),
-            status=command.status,
+            status="done",
         )
 
     transaction.on_commit(announce, using=alias, robust=True)
@@ -186,9 +188,6 @@ def _handle(command: OutboxCommand, counted: bool) -> str:
             handler.function(*arguments, *((message,) if handler.takes_message else ()))
     except Exception as error:
         raise _Failed(command, error) from error
-    command.status = "done"
-    command.attempts = attempt
-    command.reason = ""
     return "done"
 
 
@@ -275,19 +274,15 @@ def _run_together(command_ids: Sequence[UUID]) -> _Round:
     end = time.monotonic() + get_settings().batch_seconds
     with transaction.atomic(using=alias, durable=True):
         # If we die in here, nothing happened; the leases end, and each is dispatched again.
-        rows = OutboxCommand.objects.using(alias).locked().order_by("id")
-        taken = list(rows.filter(command_id__in=command_ids, status="dispatched"))
+        taken = statements(alias).take_commands(alias, command_ids)
         round_ = _Round([command.command_id for command in taken])
         for command in taken:
             round_.left.remove(command.command_id)
             _run_one_of(alias, command, round_)
             if time.monotonic() > end:
                 break
-        OutboxCommand.objects.using(alias).filter(pk__in=[c.pk for c in round_.done]).update(
-            status="done", attempts=F("attempts") + 1, settled_at=clock.now(), reason=""
-        )
-        for command in round_.done:
-            _announce_on_commit(alias, command)
+        if round_.done:
+            _mark_done(alias, round_.done, runs=1)
     return round_
 
 

@@ -194,7 +194,7 @@ def test_a_commit_that_is_refused_is_found_out_by_running_them_one_by_one() -> N
     ids = issue(3)
 
     def commit_fails(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
-        if refuse and sql.startswith("UPDATE") and "done" in str(params):
+        if refuse and "UPDATE" in sql and "done" in f"{sql} {params}":
             refuse.clear()
             raise IntegrityError("a constraint that is checked late")
         return execute(sql, params, many, context)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
+from uuid import UUID
 
 from django.db import connections
 
@@ -21,6 +22,9 @@ from pm_celery.rows import (
     NewMessage,
     TransitionRow,
 )
+
+if TYPE_CHECKING:
+    from pm_celery.models import OutboxCommand
 
 __all__ = ["InstanceKey", "Statements", "statements"]
 
@@ -83,6 +87,12 @@ class Statements(Protocol):
 
     def begin_batch(self, alias: str, partition: int, message_ids: str, now: datetime) -> int:
         """Commit the mark that a batch begins; its id."""
+
+    def take_commands(self, alias: str, command_ids: Sequence[UUID]) -> list[OutboxCommand]:
+        """Lock dispatched commands, skipping those that somebody holds; in the order of issue."""
+
+    def finish_commands(self, alias: str, ids: Sequence[int], now: datetime, runs: int) -> None:
+        """Mark commands as done, after so many runs that were not counted before."""
 
     def wake(self, alias: str, partitions: Sequence[int], now: datetime) -> list[int]:
         """Note wake-ups as outstanding; those partitions that had none."""

@@ -9,9 +9,10 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, fields
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from django.db import connections, transaction
-from django.db.models import Q, QuerySet
+from django.db.models import F, Q, QuerySet
 
 from pm_celery.keys import PARTITIONS
 from pm_celery.models import (
@@ -238,6 +239,17 @@ def begin_batch(alias: str, partition: int, message_ids: str, now: datetime) -> 
         partition=partition, message_ids=message_ids, began_at=now
     )
     return int(mark.pk)
+
+
+def take_commands(alias: str, command_ids: Sequence[UUID]) -> list[OutboxCommand]:
+    rows = OutboxCommand.objects.using(alias).locked().order_by("id")
+    return list(rows.filter(command_id__in=command_ids, status="dispatched"))
+
+
+def finish_commands(alias: str, ids: Sequence[int], now: datetime, runs: int) -> None:
+    OutboxCommand.objects.using(alias).filter(pk__in=ids).update(
+        status="done", attempts=F("attempts") + runs, settled_at=now, reason=""
+    )
 
 
 def wake(alias: str, partitions: Sequence[int], now: datetime) -> list[int]:

@@ -12,12 +12,14 @@ from dataclasses import fields
 from datetime import datetime, timedelta
 from operator import attrgetter
 from typing import Any
+from uuid import UUID
 
 from django.db import connections
 from django.db.backends.postgresql.psycopg_any import is_psycopg3
 from django.db.backends.utils import CursorWrapper
 
 from pm_celery.keys import PARTITIONS
+from pm_celery.models import OutboxCommand
 from pm_celery.rows import (
     Claim,
     Claimed,
@@ -109,6 +111,7 @@ _INSTANCE_WRITTEN = _columns(InstanceRow, "process", "key", "partition")
 _TRANSITION = _columns(TransitionRow)
 _COMMAND = _columns(CommandRow)
 _MARK = _columns(InboxMark)
+_OUTBOX = [field.attname for field in OutboxCommand._meta.concrete_fields]
 
 _INSERT_MESSAGES = f"""
     INSERT INTO pm_celery_inboxmessage ({", ".join(_NEW_MESSAGE)}, attempts)
@@ -239,6 +242,18 @@ _MARK_MESSAGES = f"""
     WHERE message.id = mark.id AND {_BY_INDEX.format("message.id")}
 """
 
+_TAKE_COMMANDS = f"""
+    SELECT {", ".join(_OUTBOX)} FROM pm_celery_outboxcommand
+    WHERE command_id = ANY(%b) AND status = 'dispatched'
+    ORDER BY id FOR UPDATE SKIP LOCKED
+"""
+
+_FINISH_COMMANDS = """
+    UPDATE pm_celery_outboxcommand
+    SET status = 'done', attempts = attempts + %s, settled_at = %s, reason = ''
+    WHERE id = ANY(%b)
+"""
+
 _BEGIN_BATCH = f"""
     INSERT INTO pm_celery_batch (partition, message_ids, began_at)
     SELECT %s, %s, %s FROM ({_WITHOUT_WAITING}) AS quick RETURNING id
@@ -350,6 +365,15 @@ def record(
 
 def begin_batch(alias: str, partition: int, message_ids: str, now: datetime) -> int:
     return int(_fetch(alias, _BEGIN_BATCH, [partition, message_ids, now])[0][0])
+
+
+def take_commands(alias: str, command_ids: Sequence[UUID]) -> list[OutboxCommand]:
+    rows = _fetch(alias, _TAKE_COMMANDS, [list(command_ids)])
+    return [OutboxCommand.from_db(alias, _OUTBOX, row) for row in rows]
+
+
+def finish_commands(alias: str, ids: Sequence[int], now: datetime, runs: int) -> None:
+    _run(alias, _FINISH_COMMANDS, [runs, now, list(ids)])
 
 
 def wake(alias: str, partitions: Sequence[int], now: datetime) -> list[int]:

@@ -1,0 +1,1 @@
+"""How fast pm_celery is beside what it replaces: ``python -m tests.benchmarks --help``."""

@@ -2,11 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
+BENCH := .venv/bench-installed
 # Handed to pytest, as in: make test ARGS="-k servers"
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test lint types imports migrations-check demo clean
+.PHONY: help venv test lint types imports migrations-check demo bench bench-peers clean
 
 help: ## Show what can be made
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -48,6 +49,17 @@ migrations-check: venv ## Check that every model has its migration
 
 demo: venv ## Take 200 orders through every outcome, with a real worker and a real Beat
 	@cd example_project && ../$(BIN)/python demo.py
+
+# Options go in ARGS, as in: make bench ARGS="backlog --rounds 5"; ARGS=--help tells them.
+bench: $(BENCH) ## Measure beside tasks by hand, bare tasks and plain psycopg; needs ten quiet minutes
+	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+bench-peers: $(BENCH) ## Compare with other libraries for durable execution, fetched into build/peers
+	$(BIN)/python -m tests.benchmarks.peers $(ARGS)
+
+$(BENCH): $(STAMP)
+	$(BIN)/python -m pip install --quiet --group bench
+	@touch $@
 
 clean: ## Remove .venv and what tools have left behind
 	rm -rf .venv build dist .coverage htmlcov .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache docs/_build

@@ -5,15 +5,18 @@ A row in the database stands behind every message, so a broker that is down cost
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from amqp.exceptions import RecoverableConnectionError
 from celery import Celery, current_app
 from kombu import Producer
 from kombu.exceptions import OperationalError
-from kombu.pools import producers
+from kombu.pools import ProducerPool, producers
 
 from pm_celery import signals
 
@@ -49,16 +52,44 @@ class Post:
         if self.broken:
             return False
         try:
-            # A signature finds a registered task, and so its options and `task_always_eager`;
-            # `app.send_task` would ignore both.
-            self._app.signature(task, args=args, kwargs=kwargs or {}).apply_async(
-                producer=self._producer, retry=True, retry_policy=_RETRY_POLICY, **options
+            # A registered task knows its options, and heeds `task_always_eager`; `app.send_task` alone
+            # would ignore both.
+            registered = self._app.tasks.get(task)
+            send = registered.apply_async if registered else partial(self._app.send_task, task)
+            send(
+                tuple(args),
+                dict(kwargs or {}),
+                producer=self._producer,
+                retry=True,
+                retry_policy=_RETRY_POLICY,
+                **options,
             )
         except Exception as error:  # noqa: BLE001 -- brokers raise anything; the row is safe
             self.broken = isinstance(error, OSError | OperationalError | RecoverableConnectionError)
             signals.broker_unreachable.send_robust(sender=Post, error=error, what=what)
             return False
         return True
+
+
+_pools: WeakKeyDictionary[Celery, tuple[int, ProducerPool]] = WeakKeyDictionary()
+
+
+def _pool(app: Celery) -> ProducerPool:
+    """The producers of an app in this process. Kept, because to make the connection that kombu finds
+    its pool by takes longer than to send a message."""
+    process, pool = _pools.get(app, (0, None))
+    if pool is None or process != os.getpid():
+        connection = app.connection_for_write()
+        if "redis" in (connection.transport_cls or ""):
+            # Without these, a Redis that accepts and never answers blocks its client for ever.
+            connection.transport_options = {
+                "socket_timeout": _SOCKET_SECONDS,
+                "socket_connect_timeout": _SOCKET_SECONDS,
+                **(connection.transport_options or {}),
+            }
+        pool = producers[connection]
+        _pools[app] = os.getpid(), pool
+    return pool
 
 
 @contextmanager
@@ -69,15 +100,7 @@ def post_office() -> Iterator[Post]:
         yield Post(app, None)
         return
     try:
-        connection = app.connection_for_write()
-        if "redis" in (connection.transport_cls or ""):
-            # Without these, a Redis that accepts and never answers blocks its client for ever.
-            connection.transport_options = {
-                "socket_timeout": _SOCKET_SECONDS,
-                "socket_connect_timeout": _SOCKET_SECONDS,
-                **(connection.transport_options or {}),
-            }
-        producer = producers[connection].acquire(block=True, timeout=_SOCKET_SECONDS)
+        producer = _pool(app).acquire(block=True, timeout=_SOCKET_SECONDS)
     except Exception as error:  # noqa: BLE001 -- as above
         signals.broker_unreachable.send_robust(sender=Post, error=error, what="anything")
         post = Post(app, None)

@@ -32,6 +32,8 @@ def wake_on_commit(partitions: Collection[int]) -> None:
 
 def wake(partitions: Collection[int]) -> None:
     """Send a wake-up to each partition that has none outstanding."""
+    if not partitions:
+        return
     settings = get_settings()
     alias = settings.database
     fresh = statements(alias).wake(alias, sorted(partitions), clock.now())

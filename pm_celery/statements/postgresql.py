@@ -119,6 +119,15 @@ _INSERT_MESSAGES = f"""
     ON CONFLICT (message_id, process) DO NOTHING
 """
 
+# One event at a time is the rule in web requests; arrays would take longer to make and to plan.
+_FEW = 5
+_ONE_MESSAGE = f"({', '.join(['%s'] * len(_NEW_MESSAGE))}, 0)"
+_INSERT_FEW_MESSAGES = f"""
+    INSERT INTO pm_celery_inboxmessage ({", ".join(_NEW_MESSAGE)}, attempts)
+    VALUES {{messages}}
+    ON CONFLICT (message_id, process) DO NOTHING
+"""
+
 # The commits of wake-ups and marks need not reach the disk: they guard against the death of a worker
 # or a broker, and are worth nothing after the server's own.
 _WITHOUT_WAITING = "SELECT set_config('synchronous_commit', 'off', true)"
@@ -261,7 +270,7 @@ _BEGIN_BATCH = f"""
 
 _WAKE = f"""
     INSERT INTO pm_celery_wakeup (partition, woken_at)
-    SELECT partition, %s FROM unnest(%b::int[]) AS wanted(partition), ({_WITHOUT_WAITING}) AS quick
+    SELECT partition, %s FROM (VALUES {{wanted}}) AS wanted(partition), ({_WITHOUT_WAITING}) AS quick
     ORDER BY partition
     ON CONFLICT (partition) DO NOTHING
     RETURNING partition
@@ -276,7 +285,13 @@ _DUE_PARTITIONS = """
 
 
 def insert_messages(alias: str, rows: Sequence[NewMessage]) -> int | None:
-    return _run(alias, _INSERT_MESSAGES, _arrays(rows, _NEW_MESSAGE))
+    if len(rows) > _FEW:
+        return _run(alias, _INSERT_MESSAGES, _arrays(rows, _NEW_MESSAGE))
+    query = _INSERT_FEW_MESSAGES.format(messages=", ".join([_ONE_MESSAGE] * len(rows)))
+    values = attrgetter(*_NEW_MESSAGE)
+    with connections[alias].cursor() as cursor:
+        cursor.execute(query, [value for row in rows for value in values(row)])
+        return int(cursor.rowcount)
 
 
 def arrive(alias: str, partition: int, now: datetime) -> list[LeftBatch]:
@@ -377,7 +392,10 @@ def finish_commands(alias: str, ids: Sequence[int], now: datetime, runs: int) ->
 
 
 def wake(alias: str, partitions: Sequence[int], now: datetime) -> list[int]:
-    return [row[0] for row in _fetch(alias, _WAKE, [now, list(partitions)])]
+    with connections[alias].cursor() as cursor:
+        wanted = ", ".join(["(%s)"] * len(partitions))
+        cursor.execute(_WAKE.format(wanted=wanted), [now, *partitions])
+        return [row[0] for row in cursor.fetchall()]
 
 
 def due_partitions(alias: str, now: datetime) -> list[int]:

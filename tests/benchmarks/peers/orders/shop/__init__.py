@@ -1,0 +1,1 @@
+"""The Django app whose processes pm_celery runs here."""

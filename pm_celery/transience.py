@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from django.db import DatabaseError, Error, InterfaceError, OperationalError, connections
 
-__all__ = ["is_transient", "repeated"]
+__all__ = ["UNKNOWN_STATEMENT", "is_transient", "repeated", "sqlstate"]
 
 T = TypeVar("T")
 
@@ -19,6 +19,8 @@ _REPEATS = 8
 # the server shuts down or starts up, too many connections.
 _SQLSTATE_CLASSES = ("08", "40")
 _SQLSTATES = {"55P03", "57P01", "57P02", "57P03", "53300"}
+# A prepared statement is unknown, or there already: a pooler gave us another session.
+UNKNOWN_STATEMENT = {"26000", "42P05"}
 # MySQL and MariaDB: lock wait timeout, deadlock, server gone, connection lost, shutdown.
 _MYSQL_CODES = {1205, 1213, 2006, 2013, 1053, 2002, 2003, 1040}
 
@@ -36,11 +38,18 @@ def is_transient(error: BaseException | None) -> bool:
     return False
 
 
+def sqlstate(error: BaseException) -> str:
+    """PostgreSQL's code for an error, "" where there is none."""
+    driver = error.__cause__ or error
+    return getattr(driver, "sqlstate", None) or getattr(driver, "pgcode", None) or ""
+
+
 def _says_so(error: BaseException) -> bool:
     driver = error.__cause__ or error
-    state = getattr(driver, "sqlstate", None) or getattr(driver, "pgcode", None)
+    state = sqlstate(error)
     if state:
-        return state[:2] in _SQLSTATE_CLASSES or state in _SQLSTATES
+        known = _SQLSTATES | UNKNOWN_STATEMENT
+        return state[:2] in _SQLSTATE_CLASSES or state in known
     code = error.args[0] if error.args else None
     if isinstance(code, int):
         return code in _MYSQL_CODES

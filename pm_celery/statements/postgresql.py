@@ -31,6 +31,7 @@ from pm_celery.rows import (
     NewMessage,
     TransitionRow,
 )
+from pm_celery.statements.prepared import of_this_age, prepared
 
 InstanceKey = tuple[str, str]
 
@@ -48,6 +49,9 @@ _TYPES = {
     ),
 }
 
+# Up to so many rows, planning a statement costs more than running it: it is prepared. One event at a time
+# is the rule in web requests; arrays would take longer to make than a list of values.
+_FEW = 5
 # A batch whose worker is about to lock it looks like one whose worker has died, for this long.
 _MARK_IS_FRESH = timedelta(milliseconds=200)
 
@@ -70,7 +74,7 @@ def _pairs(keys: Collection[InstanceKey]) -> tuple[list[str], list[str]]:
     return [process for process, _ in keys], [key for _, key in keys]
 
 
-def _execute(alias: str, query: str, parameters: Sequence[Any]) -> CursorWrapper:
+def _execute(alias: str, query: str, parameters: Sequence[Any], rows: int) -> CursorWrapper:
     connection = connections[alias]
     if not is_psycopg3:
         cursor: CursorWrapper = connection.cursor()
@@ -80,7 +84,11 @@ def _execute(alias: str, query: str, parameters: Sequence[Any]) -> CursorWrapper
     plain = _binary_cursor(connection.connection)
     wrap = connection.make_debug_cursor if connection.queries_logged else connection.make_cursor
     cursor = wrap(plain)
-    cursor.execute(query, parameters)
+    if rows > _FEW:
+        cursor.execute(query, parameters)
+        return cursor
+    with prepared(connection):
+        cursor.execute(of_this_age(query), parameters)
     return cursor
 
 
@@ -93,14 +101,16 @@ def _binary_cursor(connection: Any) -> Any:
     return cursor
 
 
-def _fetch(alias: str, query: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
-    with _execute(alias, query, parameters) as cursor:
-        rows: list[tuple[Any, ...]] = cursor.fetchall()
-    return rows
+def _fetch(
+    alias: str, query: str, parameters: Sequence[Any], rows: int = 1
+) -> list[tuple[Any, ...]]:
+    with _execute(alias, query, parameters, rows) as cursor:
+        found: list[tuple[Any, ...]] = cursor.fetchall()
+    return found
 
 
-def _run(alias: str, query: str, parameters: Sequence[Any]) -> int:
-    with _execute(alias, query, parameters) as cursor:
+def _run(alias: str, query: str, parameters: Sequence[Any], rows: int = 1) -> int:
+    with _execute(alias, query, parameters, rows) as cursor:
         return int(cursor.rowcount)
 
 
@@ -119,8 +129,6 @@ _INSERT_MESSAGES = f"""
     ON CONFLICT (message_id, process) DO NOTHING
 """
 
-# One event at a time is the rule in web requests; arrays would take longer to make and to plan.
-_FEW = 5
 _ONE_MESSAGE = f"({', '.join(['%s'] * len(_NEW_MESSAGE))}, 0)"
 _INSERT_FEW_MESSAGES = f"""
     INSERT INTO pm_celery_inboxmessage ({", ".join(_NEW_MESSAGE)}, attempts)
@@ -286,7 +294,7 @@ _DUE_PARTITIONS = """
 
 def insert_messages(alias: str, rows: Sequence[NewMessage]) -> int | None:
     if len(rows) > _FEW:
-        return _run(alias, _INSERT_MESSAGES, _arrays(rows, _NEW_MESSAGE))
+        return _run(alias, _INSERT_MESSAGES, _arrays(rows, _NEW_MESSAGE), len(rows))
     query = _INSERT_FEW_MESSAGES.format(messages=", ".join([_ONE_MESSAGE] * len(rows)))
     values = attrgetter(*_NEW_MESSAGE)
     with connections[alias].cursor() as cursor:
@@ -332,12 +340,12 @@ def lock_instances(
     alias: str, keys: Sequence[tuple[str, str, int]], now: datetime, mark: int | None
 ) -> list[InstanceRow]:
     columns = [list(column) for column in zip(*keys, strict=True)]
-    rows = _fetch(alias, _LOCK_INSTANCES, [mark, *columns, now, now])
+    rows = _fetch(alias, _LOCK_INSTANCES, [mark, *columns, now, now], len(keys))
     return [InstanceRow(*row) for row in rows]
 
 
 def lock_messages(alias: str, ids: Collection[int]) -> list[InboxRow]:
-    return [InboxRow(*row) for row in _fetch(alias, _LOCK_MESSAGES, [list(ids)])]
+    return [InboxRow(*row) for row in _fetch(alias, _LOCK_MESSAGES, [list(ids)], len(ids))]
 
 
 def read_open(
@@ -345,7 +353,8 @@ def read_open(
 ) -> list[InboxRow]:
     bound = [] if before is None else [before]
     query = _READ_OPEN.format(before="AND message.id < %s" if bound else "")
-    return [InboxRow(*row) for row in _fetch(alias, query, [*_pairs(keys), now, *bound, each])]
+    rows = _fetch(alias, query, [*_pairs(keys), now, *bound, each], len(keys))
+    return [InboxRow(*row) for row in rows]
 
 
 def record(
@@ -375,7 +384,9 @@ def record(
     if parts:
         # They touch different rows, so that they may share one round trip, and one snapshot.
         steps = ", ".join(f"step_{n} AS ({query})" for n, (query, _) in enumerate(parts))
-        _run(alias, f"WITH {steps} SELECT", [value for _, values in parts for value in values])
+        most = max(len(instances), len(transitions), len(commands), len(marks))
+        values = [value for _, values in parts for value in values]
+        _run(alias, f"WITH {steps} SELECT", values, most)
 
 
 def begin_batch(alias: str, partition: int, message_ids: str, now: datetime) -> int:
@@ -383,12 +394,12 @@ def begin_batch(alias: str, partition: int, message_ids: str, now: datetime) -> 
 
 
 def take_commands(alias: str, command_ids: Sequence[UUID]) -> list[OutboxCommand]:
-    rows = _fetch(alias, _TAKE_COMMANDS, [list(command_ids)])
+    rows = _fetch(alias, _TAKE_COMMANDS, [list(command_ids)], len(command_ids))
     return [OutboxCommand.from_db(alias, _OUTBOX, row) for row in rows]
 
 
 def finish_commands(alias: str, ids: Sequence[int], now: datetime, runs: int) -> None:
-    _run(alias, _FINISH_COMMANDS, [runs, now, list(ids)])
+    _run(alias, _FINISH_COMMANDS, [runs, now, list(ids)], len(ids))
 
 
 def wake(alias: str, partitions: Sequence[int], now: datetime) -> list[int]:

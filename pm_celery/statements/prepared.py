@@ -1,0 +1,63 @@
+"""Prepared statements on PostgreSQL: where they are safe, and for how long.
+
+Planning the statements of a batch of one took three fifths of what it cost the server (docs/adr/0006).
+Django never prepares, because a connection pooler may hand each transaction to another session. So:
+not where ``DISABLE_SERVER_SIDE_CURSORS`` says that there is such a pooler; and where one answers that
+it does not know a statement, nothing is prepared any more, and the transaction is repeated.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pm_celery.transience import UNKNOWN_STATEMENT, sqlstate
+
+__all__ = ["of_this_age", "prepared"]
+
+# How often a connection sees a statement before it is prepared.
+_USES = 2
+_LONGEST_SECONDS = 30
+_refused = False
+
+logger = logging.getLogger("pm_celery")
+
+
+def of_this_age(query: str) -> str:
+    """The query as it is prepared for the next half minute.
+
+    A plan that was made while the tables were empty reads them from end to end, until the server's
+    statistics are renewed: so no plan gets old.
+    """
+    return f"{query}-- {int(time.monotonic() / _LONGEST_SECONDS)}"
+
+
+@contextmanager
+def prepared(connection: Any) -> Iterator[None]:
+    """Let psycopg prepare what is executed inside, on this connection of Django's, where that is safe."""
+    global _refused
+    driver = connection.connection
+    before = driver.prepare_threshold
+    if _refused or before is not None or _is_pooled(connection):
+        yield
+        return
+    driver.prepare_threshold = _USES
+    try:
+        yield
+    except Exception as error:
+        if sqlstate(error) in UNKNOWN_STATEMENT:
+            _refused = True
+            logger.warning(
+                "PostgreSQL does not know a statement that this connection prepared: there is a pooler "
+                "between. Nothing is prepared from now on; set DISABLE_SERVER_SIDE_CURSORS in DATABASES."
+            )
+        raise
+    finally:
+        driver.prepare_threshold = before
+
+
+def _is_pooled(connection: Any) -> bool:
+    return bool(connection.settings_dict.get("DISABLE_SERVER_SIDE_CURSORS"))

@@ -295,7 +295,7 @@ def _failure_notice(row: InboxRow, letter: DeadLetter, attempts: int, now: datet
         process=row.process,
         key=row.key,
         partition=row.partition,
-        due_at=now,
+        due_at=clock.at_once(),
         correlation_id=row.correlation_id,
         causation_id=row.message_id,
         depth=row.depth,

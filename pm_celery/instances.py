@@ -94,7 +94,7 @@ def timeout_message(instance: Instance, due_at: datetime, now: datetime) -> NewM
         process=instance.process,
         key=instance.key,
         partition=instance.partition,
-        due_at=now,
+        due_at=clock.at_once(),
         correlation_id=instance.correlation_id,
         causation_id="",
         depth=0,
@@ -113,7 +113,7 @@ def resume(
     rows.filter(kind="failure", status="pending").update(
         status="skipped", reason="the instance was resumed before", handled_at=now
     )
-    rows.filter(status__in=statuses).update(status="pending", due_at=now, reason="")
+    rows.filter(status__in=statuses).update(status="pending", due_at=clock.at_once(), reason="")
     wake_on_commit([partition_of(instance.process, instance.key)])
 
 

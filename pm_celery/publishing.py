@@ -119,7 +119,7 @@ def _add_rows(envelope: Envelope, rows: list[NewMessage], errors: list[Exception
                 process=found.process,
                 key=found.key,
                 partition=found.partition,
-                due_at=now,
+                due_at=clock.at_once(),
                 correlation_id=correlation_id,
                 causation_id=cause.message_id if cause else "",
                 depth=cause.depth + 1 if cause else 0,
@@ -202,7 +202,7 @@ def publish_named(
         process="",
         key="",
         partition=partition_of("", event_id),
-        due_at=now,
+        due_at=clock.at_once(),
         correlation_id=conversation,
         causation_id="",
         depth=0,
@@ -243,7 +243,6 @@ def route_stored(declared: MessageType, row: InboxMessage) -> int:
     """
     event = declared.decode(row.payload)
     payload, event = declared.encode(event)
-    now = clock.now()
     routes = route(declared, event, row.message_id)
     inbox.put(
         [
@@ -256,7 +255,7 @@ def route_stored(declared: MessageType, row: InboxMessage) -> int:
                 process=found.process,
                 key=found.key,
                 partition=found.partition,
-                due_at=now,
+                due_at=clock.at_once(),
                 correlation_id=row.correlation_id,
                 causation_id=row.causation_id,
                 depth=row.depth,

@@ -12,7 +12,7 @@ from uuid import UUID
 from django.db import connections
 from django.db.models import Q
 
-from pm_celery import registry
+from pm_celery import clock, registry
 from pm_celery.cases import Case, Step
 from pm_celery.conf import get_settings
 from pm_celery.decisions import IssuedCommand, TimerSet
@@ -87,7 +87,7 @@ def _write_waits(alias: str, case: Case, now: datetime) -> None:
         # All of them, also those that the batch did not read: what is due is claimed again and again.
         rows.open().filter(due_at__lte=now).update(due_at=case.held_until)
     if case.releases_waiting:
-        rows.filter(status="waiting").update(status="pending", due_at=now, reason="")
+        rows.filter(status="waiting").update(status="pending", due_at=clock.at_once(), reason="")
 
 
 def _transition_row(instance: InstanceRow, step: Step) -> TransitionRow:

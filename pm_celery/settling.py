@@ -67,7 +67,7 @@ def _notice(command: OutboxCommand, letter: DeadLetter, now: datetime) -> NewMes
         process=command.process,
         key=command.key,
         partition=partition_of(command.process, command.key),
-        due_at=now,
+        due_at=clock.at_once(),
         correlation_id=command.correlation_id,
         causation_id=str(command.command_id),
         depth=command.depth + 1,

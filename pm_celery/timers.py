@@ -59,7 +59,7 @@ def _message(timer: Timer, instance: Instance, now: datetime) -> NewMessage:
         process=instance.process,
         key=instance.key,
         partition=instance.partition,
-        due_at=now,
+        due_at=clock.at_once(),
         correlation_id=timer.correlation_id,
         causation_id=timer.causation_id,
         depth=0,

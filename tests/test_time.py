@@ -360,3 +360,13 @@ def test_no_message_to_the_broker_has_an_eta_or_a_countdown(time: Time) -> None:
         "pm_celery.command.tests.Reserve",
     }
     assert [message for message in sent if message["eta"] is not None] == []
+
+
+def test_an_event_is_handled_at_once_by_a_worker_whose_clock_lags() -> None:
+    """A process reads the database's clock late in a busy moment; the tick is not to be waited for."""
+    publish(Placed(order_id=uuid4()))
+
+    with clock.travel(timedelta(milliseconds=-500)):
+        advance_all()
+
+    assert Instance.objects.get().status == "started"

@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
+from weakref import WeakKeyDictionary
 
 import pytest
 from django.conf import settings
 from django.db import connections
 from redis import Redis
 
-from pm_celery import publish, publish_many
+from pm_celery import broker, publish, publish_many
 from pm_celery.models import (
     DeadLetter,
     Heartbeat,
@@ -109,6 +110,8 @@ def redis(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Redis]:
     """An empty Redis, which this process sends its wake-ups to."""
     # Before every other setting: Celery asks this variable first, whichever app is the current one.
     monkeypatch.setenv("CELERY_BROKER_URL", redis_url)
+    # No process changes its broker, but this one does.
+    monkeypatch.setattr(broker, "_pools", WeakKeyDictionary())
     with Redis.from_url(redis_url) as client:
         client.flushall()
         yield client

@@ -68,6 +68,20 @@ def test_a_pooler_that_nobody_told_of_costs_a_repetition_and_no_event() -> None:
     assert prepared_statements() == 0
 
 
+def test_two_connections_never_give_one_name_to_different_statements() -> None:
+    """Behind a pooler, one process would run the other's statement by that name."""
+    names = []
+    for _ in range(2):
+        connection.close()
+        handle(4)
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT name FROM pg_prepared_statements")
+            names.append({name for (name,) in cursor.fetchall()})
+
+    assert all(names)
+    assert not names[0] & names[1]
+
+
 def test_a_plan_is_made_anew_after_half_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     now = prepared.of_this_age("SELECT 1")
     monkeypatch.setattr(prepared.time, "monotonic", lambda: 1e9)

@@ -9,6 +9,7 @@ it does not know a statement, nothing is prepared any more, and the transaction 
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ __all__ = ["of_this_age", "prepared"]
 # How often a connection sees a statement before it is prepared.
 _USES = 2
 _LONGEST_SECONDS = 30
+_FIRST_NAME = 2**60
 _refused = False
 
 logger = logging.getLogger("pm_celery")
@@ -41,7 +43,7 @@ def prepared(connection: Any) -> Iterator[None]:
     global _refused
     driver = connection.connection
     before = driver.prepare_threshold
-    if _refused or before is not None or _is_pooled(connection):
+    if _refused or before is not None or _is_pooled(connection) or not _names_are_ours(driver):
         yield
         return
     driver.prepare_threshold = _USES
@@ -57,6 +59,20 @@ def prepared(connection: Any) -> Iterator[None]:
         raise
     finally:
         driver.prepare_threshold = before
+
+
+def _names_are_ours(driver: Any) -> bool:
+    """Let the connection number its statements from a random number, if it did not yet.
+
+    psycopg counts from 0 on every connection: behind a pooler that nobody told of, a name could stand for
+    another process's statement. So it stands for nothing, and the server says so.
+    """
+    manager: Any = getattr(driver, "_prepared", None)
+    if not isinstance(getattr(manager, "_prepared_idx", None), int):
+        return False  # another psycopg than we know
+    if manager._prepared_idx < _FIRST_NAME:
+        manager._prepared_idx = _FIRST_NAME + secrets.randbits(60)
+    return True
 
 
 def _is_pooled(connection: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 from pm_celery import clock, signals
 from pm_celery.conf import get_settings
@@ -12,6 +13,9 @@ from pm_celery.models import Batch
 from pm_celery.statements import statements
 
 __all__ = ["LeftOver", "arrived", "begin", "end", "forget"]
+
+
+_FRESH = timedelta(milliseconds=200)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +44,12 @@ def arrived(partition: int) -> LeftOver:
     """Note that a partition's wake-up is here; the marks that nobody holds there.
 
     Committed before the engine looks, so that what is published later is either seen or announced.
-    A batch that is just about to begin looks left over too, for an instant; it then loses a little
-    time, not its messages.
+    A batch that is just about to begin looks left over too, for an instant: fresh marks do not count, and
+    a batch that is slower than that loses a little time, not its messages.
     """
     alias = get_settings().database
     left = LeftOver()
-    for batch in statements(alias).arrive(alias, partition, clock.now()):
+    for batch in statements(alias).arrive(alias, partition, clock.now() - _FRESH):
         left.batch_ids.append(batch.id)
         message_ids = json.loads(batch.message_ids)
         left.message_ids.update(message_ids)

@@ -37,8 +37,8 @@ class Statements(Protocol):
     def insert_messages(self, alias: str, rows: Sequence[NewMessage]) -> int | None:
         """Insert messages whose (message id, process) is new; how many, or None if unknown."""
 
-    def arrive(self, alias: str, partition: int, now: datetime) -> list[LeftBatch]:
-        """Commit that the partition's wake-up is here; the marks of batches that nobody works on."""
+    def arrive(self, alias: str, partition: int, began_before: datetime) -> list[LeftBatch]:
+        """Commit that the partition's wake-up is here; the older marks of batches that nobody works on."""
 
     def claim(
         self,

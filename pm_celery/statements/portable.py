@@ -7,7 +7,7 @@ import json
 import operator
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, fields
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -39,8 +39,6 @@ InstanceKey = tuple[str, str]
 
 # Each key is a pair of parameters in an OR; SQLite's parser and MariaDB's planner have their limits.
 _KEYS_AT_ONCE = 200
-# A batch whose worker is about to lock it looks like one whose worker has died, for this long.
-_MARK_IS_FRESH = timedelta(milliseconds=200)
 _INBOX = [field.name for field in fields(InboxRow)]
 _INSTANCE = [field.name for field in fields(InstanceRow)]
 
@@ -67,11 +65,11 @@ def insert_messages(alias: str, rows: Sequence[NewMessage]) -> int | None:
     return None
 
 
-def arrive(alias: str, partition: int, now: datetime) -> list[LeftBatch]:
+def arrive(alias: str, partition: int, began_before: datetime) -> list[LeftBatch]:
     with transaction.atomic(using=alias, durable=True):
         Wakeup.objects.using(alias).filter(partition=partition).delete()
         found = _locked(Batch.objects.using(alias)).filter(
-            partition=partition, began_at__lte=now - _MARK_IS_FRESH
+            partition=partition, began_at__lte=began_before
         )
         return [LeftBatch(*row) for row in found.values_list("id", "message_ids")]
 

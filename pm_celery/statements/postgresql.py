@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import fields
-from datetime import datetime, timedelta
+from datetime import datetime
 from operator import attrgetter
 from typing import Any
 from uuid import UUID
@@ -52,8 +52,6 @@ _TYPES = {
 # Up to so many rows, planning a statement costs more than running it: it is prepared. One event at a time
 # is the rule in web requests; arrays would take longer to make than a list of values.
 _FEW = 5
-# A batch whose worker is about to lock it looks like one whose worker has died, for this long.
-_MARK_IS_FRESH = timedelta(milliseconds=200)
 
 
 def _columns(row_class: type, *without: str) -> list[str]:
@@ -302,8 +300,8 @@ def insert_messages(alias: str, rows: Sequence[NewMessage]) -> int | None:
         return int(cursor.rowcount)
 
 
-def arrive(alias: str, partition: int, now: datetime) -> list[LeftBatch]:
-    found = _fetch(alias, _ARRIVE, [partition, partition, now - _MARK_IS_FRESH])
+def arrive(alias: str, partition: int, began_before: datetime) -> list[LeftBatch]:
+    found = _fetch(alias, _ARRIVE, [partition, partition, began_before])
     return [LeftBatch(*row) for row in found]
 
 

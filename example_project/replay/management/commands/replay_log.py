@@ -143,6 +143,13 @@ class Command(BaseCommand):
                 self.warn(f"--end {name!r} does not occur in the log. {near(name, log)}")
 
     def replay(self, definition: Definition, log: Log, number: int) -> float:
+        try:
+            return self.replay_with_workers(definition, log, number)
+        except KeyboardInterrupt:
+            # Also while the workers start, or are stopped.
+            raise CommandError("Stopped.", returncode=130) from None
+
+    def replay_with_workers(self, definition: Definition, log: Log, number: int) -> float:
         bar = Bar(len(log.events))
         with (
             interruptible(),
@@ -157,8 +164,6 @@ class Command(BaseCommand):
                 raise CommandError(str(died)) from died
             except Stalled as stalled:
                 raise CommandError(f"{stalled} Worker 1: {workers.log(1)}") from stalled
-            except KeyboardInterrupt:
-                raise CommandError("Stopped.", returncode=130) from None
             finally:
                 bar.clear()
 

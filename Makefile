@@ -7,7 +7,7 @@ BENCH := .venv/bench-installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test lint types imports migrations-check demo bench bench-peers clean
+.PHONY: help venv test lint types imports migrations-check demo bench bench-growth bench-peers clean
 
 help: ## Show what can be made
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -53,6 +53,9 @@ demo: venv ## Take 200 orders through every outcome, with a real worker and a re
 # Options go in ARGS, as in: make bench ARGS="backlog --rounds 5"; ARGS=--help tells them.
 bench: $(BENCH) ## Measure beside tasks by hand, bare tasks and plain psycopg; needs ten quiet minutes
 	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+bench-growth: $(BENCH) ## Measure with a million instances, a storm of timers, a hot key; takes minutes
+	$(BIN)/python -m tests.benchmarks.growth $(ARGS)
 
 bench-peers: $(BENCH) ## Compare with other libraries for durable execution, fetched into build/peers
 	$(BIN)/python -m tests.benchmarks.peers $(ARGS)

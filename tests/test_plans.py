@@ -65,3 +65,20 @@ def test_each_question_of_the_engine_uses_the_index_made_for_it(index: str) -> N
     if connection.vendor == "sqlite" and index == "pm_instance_key_once":
         index = "sqlite_autoindex_pm_celery_instance"
     assert index in plan
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("index", ["pm_inbox_due", "pm_inbox_of_instance"])
+def test_statistics_of_a_quiet_hour_lead_to_no_other_index(index: str) -> None:
+    """Analyzed while nothing was open, both indexes seem empty; then a backlog comes."""
+    publish_many([Placed(order_id=uuid4()) for _ in range(2000)])
+    drain()
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE pm_celery_inboxmessage")
+    publish_many([Placed(order_id=uuid4()) for _ in range(2000)])
+
+    plan = plan_of(QUESTIONS[index])
+
+    other = ({"pm_inbox_due", "pm_inbox_of_instance"} - {index}).pop()
+    assert index in plan
+    assert other not in plan

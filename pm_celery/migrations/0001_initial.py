@@ -164,7 +164,9 @@ class Migration(migrations.Migration):
                         name="pm_inbox_due",
                     ),
                     models.Index(
-                        condition=models.Q(("status__in", ["pending", "waiting", "parked"])),
+                        condition=models.Q(
+                            ("status__in", ["pending", "waiting", "parked"]), ("process__gt", "")
+                        ),
                         fields=["process", "key", "id"],
                         name="pm_inbox_of_instance",
                     ),

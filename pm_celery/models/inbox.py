@@ -33,17 +33,21 @@ class InboxStatus(models.TextChoices):
     DISCARDED = "discarded", _("discarded")
 
 
-# What the engine still looks at when its moment has come, and what is parked besides.
+# What the engine still looks at when its moment has come, and what an instance has to handle besides. The
+# process is in the second alone: PostgreSQL would answer the claim's question, "what is due?", from an index
+# that this condition is not part of, by reading it from end to end, once statistics of a quiet hour say that
+# there is next to nothing in it.
 _OPEN = "status IN ('pending', 'waiting')"
-_UNSETTLED = "status IN ('pending', 'waiting', 'parked')"
+_OF_INSTANCE = "status IN ('pending', 'waiting', 'parked') AND process > ''"
 
 
 class InboxQuerySet(models.QuerySet["InboxMessage"]):
     def open(self) -> Self:
         return where(self, _OPEN)
 
-    def unsettled(self) -> Self:
-        return where(self, _UNSETTLED)
+    def of_instances(self) -> Self:
+        """What instances have still to handle."""
+        return where(self, _OF_INSTANCE)
 
     def due(self, partition: int, now: datetime) -> InboxQuerySet:
         """What a partition has to look at, the longest overdue first."""
@@ -51,7 +55,7 @@ class InboxQuerySet(models.QuerySet["InboxMessage"]):
 
     def of_instance(self, process: str, key: str) -> InboxQuerySet:
         """What an instance has still to handle, in order."""
-        return self.unsettled().filter(process=process, key=key).order_by("id")
+        return self.of_instances().filter(process=process, key=key).order_by("id")
 
 
 class InboxMessage(models.Model):
@@ -106,7 +110,7 @@ class InboxMessage(models.Model):
             models.Index(
                 fields=["process", "key", "id"],
                 name="pm_inbox_of_instance",
-                condition=Q(status__in=["pending", "waiting", "parked"]),
+                condition=Q(status__in=["pending", "waiting", "parked"]) & Q(process__gt=""),
             ),
             models.Index(
                 fields=["handled_at"],

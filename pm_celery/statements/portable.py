@@ -163,7 +163,7 @@ def read_open(
 ) -> list[InboxRow]:
     rows: list[InboxRow] = []
     for chunk in _chunks(keys):
-        found = InboxMessage.objects.using(alias).unsettled().filter(_any_of(chunk))
+        found = InboxMessage.objects.using(alias).of_instances().filter(_any_of(chunk))
         found = found.filter(Q(status="pending") | Q(status="waiting", due_at__lte=now))
         if before is not None:
             found = found.filter(pk__lt=before)

@@ -215,7 +215,7 @@ _READ_OPEN = f"""
     CROSS JOIN LATERAL (
         SELECT * FROM pm_celery_inboxmessage AS message
         WHERE message.process = wanted.process AND message.key = wanted.key
-          AND message.status IN ('pending', 'waiting')
+          AND message.process > '' AND message.status IN ('pending', 'waiting')
           AND (message.status = 'pending' OR message.due_at <= %s) {{before}}
         ORDER BY message.id LIMIT %s
     ) AS message

@@ -62,11 +62,13 @@ class Workers:
         folder: Path,
         *,
         number: int = 1,
+        concurrency: int = CONCURRENCY,
         beat: bool = False,
         pm_celery: Mapping[str, Any] | None = None,
     ) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="workers-", dir=folder))
         self._number = number
+        self._concurrency = concurrency
         self._beat = beat
         self._environment = {
             **os.environ,
@@ -117,7 +119,7 @@ class Workers:
             "worker",
             f"--hostname=worker-{number}@%h",
             f"--queues={QUEUE},warm-up.{number}",
-            f"--concurrency={CONCURRENCY}",
+            f"--concurrency={self._concurrency}",
             "--pool=prefork",
             "--without-gossip",
             "--without-mingle",
@@ -152,10 +154,10 @@ class Workers:
             folder = self._folder / f"warm-{number}"
             folder.mkdir()
             folders.append(folder)
-            for _ in range(CONCURRENCY):
-                warm_up.apply_async((str(folder), CONCURRENCY), queue=f"warm-up.{number}")
+            for _ in range(self._concurrency):
+                warm_up.apply_async((str(folder), self._concurrency), queue=f"warm-up.{number}")
         wait_until(
-            lambda: all(len(os.listdir(folder)) == CONCURRENCY for folder in folders),
+            lambda: all(len(os.listdir(folder)) == self._concurrency for folder in folders),
             "every process of the pools has run a task",
             self,
             _START_SECONDS,

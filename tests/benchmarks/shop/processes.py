@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import field
 from uuid import UUID
 
-from pm_celery import ProcessManager, command, command_handler, event, handle
+from pm_celery import ProcessManager, command, command_handler, event, handle, on_timer
 from tests.benchmarks.shop import effects
 
 
@@ -111,3 +112,66 @@ class SilentOrder(ProcessManager):
     @handle(SilentDelivered, correlate="order_id", end=True)
     def order_delivered(self, event: SilentDelivered) -> None:
         self.seen.append(event.sequence)
+
+
+@event
+class ParcelPosted:
+    parcel_id: UUID
+    sequence: int
+
+
+@event
+class ParcelMoved:
+    parcel_id: UUID
+    sequence: int
+
+
+@event
+class ParcelArrived:
+    parcel_id: UUID
+    sequence: int
+
+
+class Parcel(ProcessManager):
+    """Any number of events, two timers, and a state that does not grow with them."""
+
+    moves: int = 0
+    in_order: bool = True
+    reminders: int = 0
+
+    @handle(ParcelPosted, start=True, correlate="parcel_id")
+    def posted(self, event: ParcelPosted) -> None:
+        self._note(event.sequence)
+
+    @handle(ParcelMoved, correlate="parcel_id")
+    def moved(self, event: ParcelMoved) -> None:
+        self._note(event.sequence)
+
+    @handle(ParcelArrived, correlate="parcel_id", end=True)
+    def arrived(self, event: ParcelArrived) -> None:
+        self._note(event.sequence)
+
+    @on_timer("reminder")
+    def remind(self) -> None:
+        self.reminders += 1
+
+    @on_timer("escalation")
+    def escalate(self) -> None:
+        self.reminders += 1
+
+    def _note(self, sequence: int) -> None:
+        self.in_order = self.in_order and sequence == self.moves + 1
+        self.moves = sequence
+
+
+@event
+class SlowPlaced:
+    order_id: UUID
+
+
+class SlowOrder(ProcessManager):
+    """One event, whose handler waits, as for a service."""
+
+    @handle(SlowPlaced, start=True, correlate="order_id", end=True)
+    def order_placed(self, event: SlowPlaced) -> None:
+        time.sleep(0.005)

@@ -77,8 +77,12 @@ def test_statistics_of_a_quiet_hour_lead_to_no_other_index(index: str) -> None:
         cursor.execute("ANALYZE pm_celery_inboxmessage")
     publish_many([Placed(order_id=uuid4()) for _ in range(2000)])
 
-    plan = plan_of(QUESTIONS[index])
+    assert index in plan_of(QUESTIONS[index])
 
+    # Nor may it ever: costs are so near to each other then that chance decides.
     other = ({"pm_inbox_due", "pm_inbox_of_instance"} - {index}).pop()
-    assert index in plan
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(f"DROP INDEX {index}")
+        plan = plan_of(QUESTIONS[index])
+        transaction.set_rollback(True)
     assert other not in plan

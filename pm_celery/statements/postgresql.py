@@ -208,14 +208,16 @@ _LOCK_MESSAGES = f"""
     ORDER BY id FOR UPDATE SKIP LOCKED
 """
 
-# So many of each instance, so that a long queue of one leaves the others their place.
+# So many of each instance, so that a long queue of one leaves the others their place. What is parked is
+# named and left out, so that the condition is that of pm_inbox_of_instance, and not of pm_inbox_due too.
 _READ_OPEN = f"""
     SELECT {", ".join(f"message.{name}" for name in _INBOX)}
     FROM unnest(%b::text[], %b::text[]) AS wanted(process, key)
     CROSS JOIN LATERAL (
         SELECT * FROM pm_celery_inboxmessage AS message
         WHERE message.process = wanted.process AND message.key = wanted.key
-          AND message.process > '' AND message.status IN ('pending', 'waiting')
+          AND message.process > '' AND message.status IN ('pending', 'waiting', 'parked')
+          AND message.status <> 'parked'
           AND (message.status = 'pending' OR message.due_at <= %s) {{before}}
         ORDER BY message.id LIMIT %s
     ) AS message

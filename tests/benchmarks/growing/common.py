@@ -39,7 +39,7 @@ def any_open() -> bool:
 
 def check_settled() -> None:
     """Nothing is open, and nothing died."""
-    expect("open inbox rows", 0, InboxMessage.objects.unsettled().count())
+    expect("open inbox rows", 0, InboxMessage.objects.of_instances().count())
     expect("dead letters", 0, DeadLetter.objects.count())
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import threading
-from uuid import uuid4
+from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
 from django.db import connection, transaction
 
 from pm_celery import Envelope, ProcessManager, command, event, handle, publish, publish_many
+from pm_celery.claiming import Selection, claim
 from pm_celery.definitions import ProcessDefinition
 from pm_celery.engine import advance
 from pm_celery.keys import PARTITIONS, partition_of
@@ -360,3 +362,15 @@ def test_a_batch_handles_many_instances_with_one_statement_for_each_table(
 
     assert Transition.objects.count() == OutboxCommand.objects.count() == 100
     assert PARTITIONS == 16
+
+
+def test_the_newest_events_get_a_quarter_of_a_batch_behind_a_backlog(settings: Any) -> None:
+    """Without that, a fresh event would wait for everything that is overdue."""
+    settings.PM_CELERY = {"BATCH_SIZE": 8}
+    numbers = [n for n in range(4000) if partition_of("tests.Order", str(UUID(int=n))) == 3][:30]
+    publish_many([Placed(order_id=UUID(int=n)) for n in numbers])
+
+    claimed = claim(3, Selection()).rows
+
+    ids = list(InboxMessage.objects.order_by("due_at", "id").values_list("pk", flat=True))
+    assert sorted(row.id for row in claimed) == sorted(ids[:6] + ids[-2:])

@@ -91,8 +91,9 @@ def claim(
     found = list(rows[: limit - limit // 4])
     if len(found) == limit - limit // 4:
         # There is a backlog: a quarter of the batch is for the newest, so that they get through.
+        overdue = set(found)
         newest = rows.order_by("-due_at", "-id")[: limit // 4]
-        found += [row for row in newest if row not in set(found)]
+        found += [row for row in newest if row not in overdue]
     claimed = [Claimed(*row) for row in found]
     fresh = [row.id for row in claimed if row.attempts == 0]
     return Claim(claimed, begin_batch(alias, partition, json.dumps(fresh), now) if fresh else None)

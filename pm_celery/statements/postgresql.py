@@ -44,9 +44,7 @@ _TYPES = {
     **dict.fromkeys(("version", "partition", "number", "attempt", "attempts"), _INT),
     **dict.fromkeys(("depth", "dispatches"), _INT),
     **dict.fromkeys(("due_at", "occurred_at", "published_at", "handled_at", "issued_at"), _MOMENT),
-    **dict.fromkeys(
-        ("settled_at", "recorded_at", "started_at", "ended_at", "timeout_at", "expires_at"), _MOMENT
-    ),
+    **dict.fromkeys(("settled_at", "started_at", "ended_at", "timeout_at", "expires_at"), _MOMENT),
 }
 
 # Up to so many rows, planning a statement costs more than running it: it is prepared. One event at a time

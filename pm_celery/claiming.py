@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from pm_celery import batches, clock, registry
+from pm_celery import batches, clock, registry, wakeups
 from pm_celery.cases import Case
 from pm_celery.conf import get_settings
 from pm_celery.definitions import ProcessDefinition
@@ -50,11 +50,24 @@ class Selection:
         return len(self.keys) + len(self.ids)
 
 
-def claim(partition: int, passed: Selection) -> Claim:
-    """Due messages of a partition, but for what was passed over; seen, not locked."""
+def claim(lane: int, passed: Selection, *, arriving: bool = False) -> Claim:
+    """Due messages of a lane, but for what was passed over; seen, not locked. Nothing, for one that is just
+    arriving, if a worker is there."""
     settings = get_settings()
+    now = clock.now()
     return statements(settings.database).claim(
-        settings.database, partition, clock.now(), settings.batch_size, passed.keys, passed.ids
+        settings.database,
+        lane,
+        wakeups.reach(lane),
+        wakeups.beside(lane),
+        now,
+        settings.batch_size,
+        passed.keys,
+        passed.ids,
+        awake_until=now + wakeups.counted_on_for(),
+        # Twice, for clocks differ a little. What is on its way is outstanding for longer.
+        attended_until=now + 2 * wakeups.AT_WORK if arriving else now,
+        began_before=now - batches.FRESH,
     )
 
 

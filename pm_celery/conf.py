@@ -33,6 +33,9 @@ class PmCelerySettings(TypedDict, total=False):
         how long one wake-up may go on handling before it makes room and wakes itself again (0.1).
     TICK_SECONDS
         the period of Beat's tick, in seconds (1.0); ``None`` installs no Beat entry.
+    LISTEN
+        on PostgreSQL: workers have a listener, a process that the database wakes, and publishing need send
+        it no Celery message (False).
     WAKE_LEASE
         after how long a wake-up that did nothing counts as lost (``"5s"``).
     COMMAND_LEASE
@@ -61,6 +64,7 @@ class PmCelerySettings(TypedDict, total=False):
     BATCH_SECONDS: float
     ADVANCE_SECONDS: float
     TICK_SECONDS: float | None
+    LISTEN: bool
     WAKE_LEASE: Duration
     COMMAND_LEASE: Duration
     COMMANDS_PER_MESSAGE: int
@@ -81,6 +85,7 @@ class Settings:
     batch_seconds: float = 0.25
     advance_seconds: float = 0.1
     tick_seconds: float | None = 1.0
+    listen: bool = False
     wake_lease: timedelta = timedelta(seconds=5)
     command_lease: timedelta = timedelta(seconds=20)
     commands_per_message: int = 1
@@ -103,6 +108,12 @@ def _positive_seconds(value: object) -> float:
     return float(value)
 
 
+def _bool(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("give True or False")
+    return value
+
+
 def _alias(value: object) -> str:
     if not isinstance(value, str) or value not in django_settings.DATABASES:
         known = ", ".join(map(repr, django_settings.DATABASES))
@@ -123,6 +134,7 @@ _READERS: dict[str, Any] = {
     "BATCH_SECONDS": _positive_seconds,
     "ADVANCE_SECONDS": _positive_seconds,
     "TICK_SECONDS": lambda value: None if value is None else _positive_seconds(value),
+    "LISTEN": _bool,
     "WAKE_LEASE": parse_duration,
     "COMMAND_LEASE": parse_duration,
     "COMMANDS_PER_MESSAGE": _positive_int,

@@ -1,4 +1,4 @@
-"""The heart: handle what is due in a partition.
+"""The heart: handle what is due.
 
 claim due rows ► lock their instances ► decide ► record ► commit ► dispatch, until nothing is due.
 """
@@ -17,55 +17,93 @@ from pm_celery.claiming import Selection, claim, lock
 from pm_celery.conf import get_settings
 from pm_celery.definitions import ProcessDefinition
 from pm_celery.recording import Recorded, record
+from pm_celery.rows import Claim
 from pm_celery.transience import is_transient, repeated
 from pm_celery.unrouted import route_unrouted
 
 __all__ = ["advance"]
 
 
-def advance(partition: int) -> bool:
-    """Handle what is due in a partition until nothing is, or until the time for one wake-up is over.
+def advance(lane: int) -> bool:
+    """Handle what is due in the partitions of a lane until nothing is, or until the time for one wake-up
+    is over.
 
-    Whoever finds an instance locked leaves it: its holder looks again after its commit. True if there
-    was more to do than time; the partition has been woken again then.
+    Whoever finds a worker in the lane leaves: that one looks again. Whoever finds an instance locked leaves
+    it, for the same reason. True if there was more to do than time, or than one worker should do; others
+    have been woken then.
     """
-    suspects = batches.arrived(partition)
+    settings = get_settings()
+    is_common = len(wakeups.reach(lane)) > 1
+    suspects = batches.LeftOver()
     passed = Selection()
-    deadline = time.monotonic() + get_settings().advance_seconds
+    began = time.monotonic()
+    at_rest, looks = False, 0
     while True:
-        claimed = claim(partition, passed)
-        if not claimed.rows:
-            batches.forget(suspects)
+        claimed = claim(lane, passed, arriving=looks == 0)
+        looks += 1
+        if claimed.is_attended:
             return False
-        together, alone = Selection(), Selection()
-        for row in claimed.rows:
-            if row.process:
-                (alone if row.attempts or row.id in suspects.message_ids else together).add(row)
-        # An instance with one suspect message is not to be run with the others either.
-        together.keys -= alone.keys
-        if together:
-            _run(partition, together, passed, claimed.mark)
-        else:
+        if not claimed.rows:
+            if at_rest:
+                suspects.forget()
+                return False
+            wakeups.rest(lane)
+            at_rest = True
+            continue
+        if claimed.is_full and is_common:
             batches.end(claimed.mark)
-        for selection in alone.each():
-            _run_counted(selection, passed)
-        for row in claimed.rows:
-            if not row.process:
-                route_unrouted(row.id)
-        if time.monotonic() > deadline:
-            # The suspects' marks stay: perhaps not all of them were looked at.
-            wakeups.wake([partition])
+            _share(lane)
             return True
+        _run_claimed(lane, claimed, suspects, passed)
+        if is_common and time.monotonic() - began > settings.batch_seconds:
+            _share(lane)
+            return True
+        if time.monotonic() - began > settings.advance_seconds:
+            # The suspects' marks stay: perhaps not all of them were looked at.
+            wakeups.rest(lane)
+            wakeups.wake([lane])
+            return True
+        # One message at the first look is most often all there is: then the next look is the last one. In a
+        # stream there is more by now, and who publishes meanwhile is to go on counting on us.
+        at_rest = looks == 1 and len(claimed.rows) == 1
+        if at_rest:
+            wakeups.rest(lane)
+
+
+def _share(lane: int) -> None:
+    """Leave a backlog to several workers, of which each looks at a partition of its own."""
+    wakeups.rest(lane)
+    wakeups.wake(wakeups.partitions_with_work(wakeups.reach(lane)))
 
 
 # -- one batch --------------------------------------------------------------------------------------
 
 
-def _run(partition: int, selection: Selection, passed: Selection, mark: int | None = None) -> None:
+def _run_claimed(lane: int, claimed: Claim, suspects: batches.LeftOver, passed: Selection) -> None:
+    """Run what was claimed: together what may be, alone what was tried before or is suspect."""
+    suspects.add(claimed.left_over)
+    together, alone = Selection(), Selection()
+    for row in claimed.rows:
+        if row.process:
+            (alone if row.attempts or row.id in suspects.message_ids else together).add(row)
+    # An instance with one suspect message is not to be run with the others either.
+    together.keys -= alone.keys
+    if together:
+        _run(lane, together, passed, claimed.mark)
+    else:
+        batches.end(claimed.mark)
+    for selection in alone.each():
+        _run_counted(selection, passed)
+    for row in claimed.rows:
+        if not row.process:
+            route_unrouted(row.id)
+
+
+def _run(lane: int, selection: Selection, passed: Selection, mark: int | None = None) -> None:
     """Run a batch; if a handler raises, note its failure and run the other cases one by one."""
     alias = get_settings().database
     if mark is None:
-        mark = batches.begin(partition, selection.message_ids)
+        mark = batches.begin(lane, selection.message_ids)
     try:
         repeated(alias, lambda: _transact(selection, passed, mark=mark))
     except HandlerFailed as failed:
@@ -74,7 +112,7 @@ def _run(partition: int, selection: Selection, passed: Selection, mark: int | No
         culprit = failed.case
         for single in selection.each():
             if len(selection) > 1 and not _is_of(single, culprit):
-                _run(partition, single, passed)
+                _run(lane, single, passed)
     except Exception as error:
         # No handler raised this: recording failed, and it is not known whose fault it was.
         batches.end(mark)
@@ -84,7 +122,7 @@ def _run(partition: int, selection: Selection, passed: Selection, mark: int | No
             _run_counted(selection, passed)
             return
         for single in selection.each():
-            _run(partition, single, passed)
+            _run(lane, single, passed)
 
 
 def _is_of(selection: Selection, case: Case) -> bool:
@@ -138,13 +176,15 @@ def _transact(
 
 def _decide(cases: Sequence[Case]) -> None:
     now = clock.now()
-    end = time.monotonic() + get_settings().batch_seconds
+    began = time.monotonic()
+    end = began + get_settings().batch_seconds
     # In any order: which instances the end of the time cuts off is chance, and never always the same.
     for case in random.sample(cases, len(cases)):
         if case.rows:
             decide_case(case, now, lambda: time.monotonic() > end)
         if time.monotonic() > end:
-            return
+            break
+    wakeups.note_pace(time.monotonic() - began, len(cases))
 
 
 def _announce(cases: Sequence[Case], recorded: Recorded) -> None:

@@ -94,7 +94,7 @@ def timeout_message(instance: Instance, due_at: datetime, now: datetime) -> NewM
         process=instance.process,
         key=instance.key,
         partition=instance.partition,
-        due_at=clock.at_once(),
+        due_at=min(due_at, clock.at_once()),
         correlation_id=instance.correlation_id,
         causation_id="",
         depth=0,

@@ -42,8 +42,7 @@ _NEWS: list[tuple[Any, int, str]] = [
     (
         signals.worker_lost,
         logging.WARNING,
-        "partition %(partition)s: a worker died in a batch of %(messages)s messages; each is now "
-        "run by itself",
+        "a worker died in a batch of %(messages)s messages; each is now run by itself",
     ),
     (
         signals.broker_unreachable,

@@ -55,7 +55,7 @@ def dispatch(commands: Sequence[Dispatchable]) -> int:
         return 0
     taken = 0
     shared: dict[tuple[str, str], list[Dispatchable]] = {}
-    with post_office() as post:
+    with post_office(len(commands)) as post:
         for command in commands:
             if command.kind == "signature":
                 taken += _send_signature(post, command)

@@ -5,7 +5,7 @@ Not frozen, for the same reason: that doubles the time it takes to make one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 __all__ = [
@@ -54,19 +54,24 @@ class Claimed:
 
 
 @dataclass(slots=True)
-class Claim:
-    """What a batch is to look at, and the mark that it begins: None if no row is without attempts."""
-
-    rows: list[Claimed]
-    mark: int | None
-
-
-@dataclass(slots=True)
 class LeftBatch:
     """The mark of a batch that nobody works on any more; its message ids are a JSON list."""
 
     id: int
     message_ids: str
+
+
+@dataclass(slots=True)
+class Claim:
+    """What a batch is to look at; the mark that it begins, None if no row is without attempts; whether
+    there is a backlog, of which this is but the beginning; marks that were left over; and whether a worker
+    is at it, so that nothing was claimed."""
+
+    rows: list[Claimed] = field(default_factory=list)
+    mark: int | None = None
+    is_full: bool = False
+    left_over: list[LeftBatch] = field(default_factory=list)
+    is_attended: bool = False
 
 
 @dataclass(slots=True)

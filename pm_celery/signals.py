@@ -30,7 +30,7 @@ command_settled = Signal()
 died = Signal()
 # A row waits for a release that knows its type: process, name, version, message_id.
 unknown_message = Signal()
-# A batch was found whose worker died in it: partition, message_ids.
+# A batch was found whose worker died in it: messages (their number).
 worker_lost = Signal()
 # Celery could not take a message: error, what. The tick will find the row.
 broker_unreachable = Signal()

@@ -19,9 +19,9 @@ _SIGNATURE_SECONDS = 3600.0
 
 
 @shared_task(name="pm_celery.advance", ignore_result=True)
-def advance(partition: int) -> None:
-    """Handle what is due in a partition."""
-    repeated(get_settings().database, partial(engine.advance, int(partition)), times=3)
+def advance(lane: int) -> None:
+    """Handle what is due in the partitions of a lane."""
+    repeated(get_settings().database, partial(engine.advance, int(lane)), times=3)
 
 
 @shared_task(name="pm_celery.tick", ignore_result=True)

@@ -12,6 +12,7 @@ from datetime import datetime
 
 from pm_celery import clock, outbox, timers, wakeups
 from pm_celery.conf import get_settings
+from pm_celery.keys import PARTITIONS
 from pm_celery.models import Heartbeat
 
 __all__ = ["TICK", "Ticked", "last_tick", "tick"]
@@ -39,9 +40,8 @@ def tick() -> Ticked:
         beats.bulk_create([Heartbeat(name=TICK, beat_at=now)], ignore_conflicts=True)
     end = time.monotonic() + _LONGEST_SECONDS
     fired = _until_none(timers.fire_due, end)
-    wakeups.forget_lost()
-    partitions = wakeups.partitions_with_work()
-    wakeups.wake(partitions)
+    partitions = wakeups.partitions_with_work(range(PARTITIONS))
+    wakeups.wake(wakeups.common_lanes(partitions))
     dispatched = _until_none(outbox.dispatch_due, end)
     return Ticked(fired, len(partitions), dispatched)
 

@@ -59,7 +59,8 @@ def _message(timer: Timer, instance: Instance, now: datetime) -> NewMessage:
         process=instance.process,
         key=instance.key,
         partition=instance.partition,
-        due_at=clock.at_once(),
+        # Its own moment: in a storm of timers the newest, of which each batch takes some, are events.
+        due_at=timer.due_at,
         correlation_id=timer.correlation_id,
         causation_id=timer.causation_id,
         depth=0,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import threading
+from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from django.db import connection, transaction
 
-from pm_celery import Envelope, ProcessManager, command, event, handle, publish, publish_many
+from pm_celery import Envelope, ProcessManager, clock, command, event, handle, publish, publish_many
 from pm_celery.claiming import Selection, claim
 from pm_celery.definitions import ProcessDefinition
 from pm_celery.engine import advance
@@ -236,8 +237,8 @@ def test_an_event_that_comes_during_the_backoff_waits_behind_it(time: Time) -> N
 def test_events_of_different_instances_do_not_wait_for_each_other() -> None:
     """Conformance 20 and 42.
 
-    Schedule: worker A handles an event of K1 and stays in the handler; worker B advances the same
-    partition, finds K1 locked, and handles K2; then A goes on.
+    Schedule: worker A handles an event of K1 and stays in the handler; a tick later worker B advances the
+    same partition, finds K1 locked, and handles K2; then A goes on.
     """
     inside, go_on = threading.Event(), threading.Event()
 
@@ -274,7 +275,8 @@ def test_events_of_different_instances_do_not_wait_for_each_other() -> None:
     a.start()
     assert inside.wait(20)
     publish_many([Poked("k1"), Poked(same)])
-    advance(partition)
+    with clock.travel(timedelta(seconds=1)):
+        advance(partition)
     meanwhile = {i.key: json.loads(i.state)["count"] for i in Instance.objects.all()}
     go_on.set()
     a.join(20)
@@ -299,37 +301,6 @@ def test_publishing_in_a_transaction_that_rolls_back_publishes_nothing() -> None
 
     assert not InboxMessage.objects.exists()
     assert not Wakeup.objects.exists()
-
-
-def test_one_wake_up_is_outstanding_for_a_partition_however_many_events_come() -> None:
-    key = uuid4()
-    partition = partition_of(Order.definition.name, str(key))
-
-    publish(Placed(order_id=key))
-    first = Wakeup.objects.get(partition=partition).woken_at
-    publish(Paid(order_id=key))
-
-    assert Wakeup.objects.get(partition=partition).woken_at == first
-    advance(partition)
-    assert not Wakeup.objects.filter(partition=partition).exists()
-
-
-def test_a_wake_up_that_was_lost_is_sent_again_by_the_tick(time: Time) -> None:
-    from pm_celery import ticks
-
-    publish(Placed(order_id=uuid4()))
-    first = Wakeup.objects.get().woken_at
-    ticks.tick()
-    assert Wakeup.objects.get().woken_at == first
-
-    from datetime import timedelta
-
-    from pm_celery import clock
-
-    with clock.travel(timedelta(seconds=6)):
-        ticks.tick()
-
-    assert Wakeup.objects.get().woken_at > first
 
 
 def test_a_batch_handles_many_instances_with_one_statement_for_each_table(

@@ -12,19 +12,30 @@ from django.db import connection, transaction
 from pm_celery import clock, publish_many
 from pm_celery.models import DeadLetter, Instance, OutboxCommand, Timer
 from pm_celery.statements import statements
-from tests.driving import drain
+from tests.driving import advance_all, drain
 from tests.orders import Placed
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 QUESTIONS: dict[str, Callable[[], object]] = {
     "pm_inbox_due": lambda: statements("default").claim(
-        "default", 3, clock.now(), 100, {("tests.Order", "x")}, {1}
+        "default",
+        16,
+        [3, 4],
+        [],
+        clock.now(),
+        100,
+        {("tests.Order", "x")},
+        {1},
+        *[clock.now()] * 3,
     ),
     "pm_inbox_of_instance": lambda: statements("default").read_open(
         "default", [("tests.Order", "x")], clock.now(), 100, None
     ),
     "pm_outbox_due": lambda: list(OutboxCommand.objects.due(clock.now())[:100]),
+    "pm_celery_outboxcommand_command_id_key": lambda: statements("default").take_commands(
+        "default", [uuid4()]
+    ),
     "pm_timer_due": lambda: list(Timer.objects.due(clock.now())[:100]),
     "pm_instance_timeout_passed": lambda: list(Instance.objects.timeout_passed(clock.now())[:100]),
     "pm_instance_ended_before": lambda: list(Instance.objects.ended_before(clock.now())[:100]),
@@ -32,6 +43,13 @@ QUESTIONS: dict[str, Callable[[], object]] = {
         "default", [("tests.Order", "x", 3)], clock.now(), None
     ),
     "pm_letter_open": lambda: list(DeadLetter.objects.open().order_by("-died_at")[:100]),
+}
+
+
+# What SQLite calls the indexes that unique columns have of themselves.
+SQLITE = {
+    "pm_instance_key_once": "sqlite_autoindex_pm_celery_instance",
+    "pm_celery_outboxcommand_command_id_key": "sqlite_autoindex_pm_celery_outboxcommand",
 }
 
 
@@ -62,9 +80,7 @@ def test_each_question_of_the_engine_uses_the_index_made_for_it(index: str) -> N
 
     plan = plan_of(QUESTIONS[index])
 
-    if connection.vendor == "sqlite" and index == "pm_instance_key_once":
-        index = "sqlite_autoindex_pm_celery_instance"
-    assert index in plan
+    assert SQLITE.get(index, index) in plan if connection.vendor == "sqlite" else index in plan
 
 
 @pytest.mark.postgresql
@@ -86,3 +102,23 @@ def test_statistics_of_a_quiet_hour_lead_to_no_other_index(index: str) -> None:
         plan = plan_of(QUESTIONS[index])
         transaction.set_rollback(True)
     assert other not in plan
+
+
+@pytest.mark.postgresql
+def test_statistics_of_a_quiet_hour_do_not_let_a_command_read_all_that_are_open() -> None:
+    """Each of a thousand dispatched commands once read all thousand, by the index of what is due."""
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE pm_celery_outboxcommand")
+    publish_many([Placed(order_id=uuid4()) for _ in range(300)])
+    advance_all()
+    question = QUESTIONS["pm_celery_outboxcommand_command_id_key"]
+
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(
+            "ALTER TABLE pm_celery_outboxcommand DROP CONSTRAINT "
+            "pm_celery_outboxcommand_command_id_key"
+        )
+        plan = plan_of(question)
+        transaction.set_rollback(True)
+
+    assert "pm_outbox_due" not in plan

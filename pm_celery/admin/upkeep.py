@@ -12,7 +12,7 @@ __all__ = ["BatchAdmin", "HeartbeatAdmin", "WakeupAdmin"]
 
 @admin.register(Batch)
 class BatchAdmin(ReadOnlyAdmin):
-    list_display = ("id", "partition", "began_at")
+    list_display = ("id", "lane", "began_at")
 
 
 @admin.register(Heartbeat)
@@ -23,5 +23,5 @@ class HeartbeatAdmin(ReadOnlyAdmin):
 
 @admin.register(Wakeup)
 class WakeupAdmin(ReadOnlyAdmin):
-    ordering = ("partition",)
-    list_display = ("partition", "woken_at")
+    ordering = ("lane",)
+    list_display = ("lane", "outstanding_until")

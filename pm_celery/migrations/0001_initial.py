@@ -23,7 +23,7 @@ class Migration(migrations.Migration):
                         auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
                     ),
                 ),
-                ("partition", models.PositiveSmallIntegerField(db_index=True)),
+                ("lane", models.PositiveSmallIntegerField()),
                 ("message_ids", models.TextField()),
                 ("began_at", models.DateTimeField()),
             ],
@@ -48,8 +48,8 @@ class Migration(migrations.Migration):
         migrations.CreateModel(
             name="Wakeup",
             fields=[
-                ("partition", models.PositiveSmallIntegerField(primary_key=True, serialize=False)),
-                ("woken_at", models.DateTimeField()),
+                ("lane", models.PositiveSmallIntegerField(primary_key=True, serialize=False)),
+                ("outstanding_until", models.DateTimeField(null=True)),
             ],
             options={
                 "verbose_name": "wake-up",

@@ -9,10 +9,11 @@ __all__ = ["Batch", "Heartbeat", "Wakeup"]
 
 
 class Wakeup(models.Model):
-    """There is a row while a wake-up of the partition is on its way: publishing need send no other."""
+    """Until that moment nobody need send the lane another wake-up: one is on its way, or a worker is there
+    and looks once more before it leaves. None: nobody is."""
 
-    partition = models.PositiveSmallIntegerField(primary_key=True)
-    woken_at = models.DateTimeField()
+    lane = models.PositiveSmallIntegerField(primary_key=True)
+    outstanding_until = models.DateTimeField(null=True)
 
     class Meta:
         verbose_name = _("wake-up")
@@ -20,14 +21,14 @@ class Wakeup(models.Model):
         default_permissions = ()
 
     def __str__(self) -> str:
-        return str(self.partition)
+        return str(self.lane)
 
 
 class Batch(models.Model):
     """A batch began: committed before it, deleted by its own commit. A row that is left over, and that
     nobody holds locked, tells that a worker died in it; its messages are then run one at a time."""
 
-    partition = models.PositiveSmallIntegerField(db_index=True)
+    lane = models.PositiveSmallIntegerField()
     message_ids = models.TextField()
     began_at = models.DateTimeField()
 
@@ -37,7 +38,7 @@ class Batch(models.Model):
         default_permissions = ()
 
     def __str__(self) -> str:
-        return f"{self.partition} {self.began_at}"
+        return f"{self.lane} {self.began_at}"
 
 
 class Heartbeat(models.Model):

@@ -18,7 +18,6 @@ from pm_celery.rows import (
     InboxMark,
     InboxRow,
     InstanceRow,
-    LeftBatch,
     NewMessage,
     TransitionRow,
 )
@@ -26,9 +25,11 @@ from pm_celery.rows import (
 if TYPE_CHECKING:
     from pm_celery.models import OutboxCommand
 
-__all__ = ["InstanceKey", "Statements", "statements"]
+__all__ = ["CHANNEL", "InstanceKey", "Statements", "statements"]
 
 InstanceKey = tuple[str, str]
+# Of PostgreSQL's NOTIFY.
+CHANNEL = "pm_celery"
 
 
 class Statements(Protocol):
@@ -37,20 +38,28 @@ class Statements(Protocol):
     def insert_messages(self, alias: str, rows: Sequence[NewMessage]) -> int | None:
         """Insert messages whose (message id, process) is new; how many, or None if unknown."""
 
-    def arrive(self, alias: str, partition: int, began_before: datetime) -> list[LeftBatch]:
-        """Commit that the partition's wake-up is here; the older marks of batches that nobody works on."""
-
     def claim(
         self,
         alias: str,
-        partition: int,
+        lane: int,
+        partitions: Sequence[int],
+        others: Sequence[int],
         now: datetime,
         limit: int,
         passed_keys: Collection[InstanceKey],
         passed_ids: Collection[int],
+        awake_until: datetime,
+        attended_until: datetime,
+        began_before: datetime,
     ) -> Claim:
-        """Due messages of a partition but for those passed over, and the committed mark that a batch
-        of those without attempts begins. Most are the longest overdue, some the newest."""
+        """Due messages but for those passed over, the first partition's before those of the next; in a
+        backlog of the first, most are the longest overdue, some the newest. The newest one of each of the
+        others is taken along.
+
+        Where there are any, it commits the mark that a batch of those without attempts begins, and until
+        when the lane's wake-up is outstanding; and finds the marks, of batches that began before, that
+        nobody holds. Nothing is claimed where the lane's wake-up is outstanding, but not beyond
+        ``attended_until``: then a worker is there."""
 
     def lock_instances(
         self, alias: str, keys: Sequence[tuple[str, str, int]], now: datetime, mark: int | None
@@ -85,7 +94,7 @@ class Statements(Protocol):
         """Write instances back, append transitions, put commands into the outbox, and note what became
         of messages: what was decided in one transaction at one moment."""
 
-    def begin_batch(self, alias: str, partition: int, message_ids: str, now: datetime) -> int:
+    def begin_batch(self, alias: str, lane: int, message_ids: str, now: datetime) -> int:
         """Commit the mark that a batch begins; its id."""
 
     def take_commands(self, alias: str, command_ids: Sequence[UUID]) -> list[OutboxCommand]:
@@ -94,11 +103,17 @@ class Statements(Protocol):
     def finish_commands(self, alias: str, ids: Sequence[int], now: datetime, runs: int) -> None:
         """Mark commands as done, after so many runs that were not counted before."""
 
-    def wake(self, alias: str, partitions: Sequence[int], now: datetime) -> list[int]:
-        """Note wake-ups as outstanding; those partitions that had none."""
+    def wake(self, alias: str, lanes: Sequence[int], now: datetime, until: datetime) -> list[int]:
+        """Note wake-ups as outstanding until then; those lanes that had none."""
 
-    def due_partitions(self, alias: str, now: datetime) -> list[int]:
-        """Partitions in which something is due: one probe of an index for each."""
+    def notify(self, alias: str, lanes: Sequence[int], now: datetime, until: datetime) -> list[int]:
+        """The same, and tell listeners of those that had none. On PostgreSQL only."""
+
+    def rest(self, alias: str, lane: int) -> None:
+        """Commit that the lane's wake-up is outstanding no longer."""
+
+    def due_partitions(self, alias: str, partitions: Sequence[int], now: datetime) -> list[int]:
+        """Those of them in which something is due: one probe of an index for each."""
 
 
 def statements(alias: str) -> Statements:

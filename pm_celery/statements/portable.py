@@ -14,7 +14,6 @@ from uuid import UUID
 from django.db import connections, transaction
 from django.db.models import F, Q, QuerySet
 
-from pm_celery.keys import PARTITIONS
 from pm_celery.models import (
     Batch,
     InboxMessage,
@@ -39,6 +38,8 @@ InstanceKey = tuple[str, str]
 
 # Each key is a pair of parameters in an OR; SQLite's parser and MariaDB's planner have their limits.
 _KEYS_AT_ONCE = 200
+# Stands for a partition in a query that is compiled once and asked of several.
+_ANY_PARTITION = 32_767
 _INBOX = [field.name for field in fields(InboxRow)]
 _INSTANCE = [field.name for field in fields(InstanceRow)]
 
@@ -65,38 +66,79 @@ def insert_messages(alias: str, rows: Sequence[NewMessage]) -> int | None:
     return None
 
 
-def arrive(alias: str, partition: int, began_before: datetime) -> list[LeftBatch]:
-    with transaction.atomic(using=alias, durable=True):
-        Wakeup.objects.using(alias).filter(partition=partition).delete()
-        found = _locked(Batch.objects.using(alias)).filter(
-            partition=partition, began_at__lte=began_before
-        )
-        return [LeftBatch(*row) for row in found.values_list("id", "message_ids")]
-
-
 def claim(
     alias: str,
-    partition: int,
+    lane: int,
+    partitions: Sequence[int],
+    others: Sequence[int],
     now: datetime,
     limit: int,
     passed_keys: Collection[InstanceKey],
     passed_ids: Collection[int],
+    awake_until: datetime,
+    attended_until: datetime,
+    began_before: datetime,
 ) -> Claim:
-    due = InboxMessage.objects.using(alias).due(partition, now)
+    if attended_until > now:
+        marks = Wakeup.objects.using(alias).filter(lane=lane)
+        if marks.filter(outstanding_until__gt=now, outstanding_until__lte=attended_until).exists():
+            return Claim(is_attended=True)
+    due = InboxMessage.objects.using(alias).due(_ANY_PARTITION, now)
     if passed_keys:
         due = due.exclude(_any_of(passed_keys))
     if passed_ids:
         due = due.exclude(pk__in=passed_ids)
     rows = due.values_list("id", "process", "key", "attempts")
-    found = list(rows[: limit - limit // 4])
-    if len(found) == limit - limit // 4:
+    first = partitions[0]
+    most = limit - limit // 4
+    found = _of_partitions(alias, rows[:most], partitions, most)
+    is_full = len(found) == most
+    if is_full:
         # There is a backlog: a quarter of the batch is for the newest, so that they get through.
-        overdue = set(found)
         newest = rows.order_by("-due_at", "-id")[: limit // 4]
-        found += [row for row in newest if row not in overdue]
+        overdue = set(found)
+        found += [row for row in _of_partitions(alias, newest, [first]) if row not in overdue]
+    if not found:
+        return Claim()
+    found += _of_partitions(alias, rows.order_by("-due_at", "-id")[:1], others)
     claimed = [Claimed(*row) for row in found]
-    fresh = [row.id for row in claimed if row.attempts == 0]
-    return Claim(claimed, begin_batch(alias, partition, json.dumps(fresh), now) if fresh else None)
+    left = _left_over(alias, [lane, *partitions], began_before)
+    _set_outstanding(alias, lane, awake_until)
+    without_attempts = [row.id for row in claimed if row.attempts == 0]
+    mark = None
+    if without_attempts:
+        mark = begin_batch(alias, lane, json.dumps(without_attempts), now)
+    return Claim(claimed, mark, is_full, left)
+
+
+def _left_over(alias: str, lanes: Sequence[int], began_before: datetime) -> list[LeftBatch]:
+    left = Batch.objects.using(alias).filter(lane__in=lanes, began_at__lte=began_before)
+    if not left.exists():
+        return []
+    with transaction.atomic(using=alias, durable=True):
+        return [LeftBatch(*row) for row in _locked(left).values_list("id", "message_ids")]
+
+
+def _of_partitions(
+    alias: str, rows: QuerySet[Any, Any], partitions: Sequence[int], most: int | None = None
+) -> list[tuple[Any, ...]]:
+    """What a query for ``_ANY_PARTITION`` finds in each of these, one after the other, in one statement.
+
+    In SQL, because in a union of the ORM's the parts may have no LIMIT on SQLite, and because to compile
+    a query takes longer than to run it."""
+    if not partitions or rows.query.is_empty():
+        return []
+    query, values = rows.query.get_compiler(using=alias).as_sql()
+    parts = [f"SELECT * FROM ({query}) AS part_{partition}" for partition in partitions]
+    limit = "" if most is None else f" LIMIT {most:d}"
+    parameters = [
+        partition if value == _ANY_PARTITION else value
+        for partition in partitions
+        for value in values
+    ]
+    with connections[alias].cursor() as cursor:
+        cursor.execute(" UNION ALL ".join(parts) + limit, parameters)
+        return [tuple(row) for row in cursor.fetchall()]
 
 
 def lock_instances(
@@ -233,10 +275,8 @@ def _mark_messages(alias: str, marks: Sequence[InboxMark]) -> None:
         )
 
 
-def begin_batch(alias: str, partition: int, message_ids: str, now: datetime) -> int:
-    mark = Batch.objects.using(alias).create(
-        partition=partition, message_ids=message_ids, began_at=now
-    )
+def begin_batch(alias: str, lane: int, message_ids: str, now: datetime) -> int:
+    mark = Batch.objects.using(alias).create(lane=lane, message_ids=message_ids, began_at=now)
     return int(mark.pk)
 
 
@@ -251,31 +291,31 @@ def finish_commands(alias: str, ids: Sequence[int], now: datetime, runs: int) ->
     )
 
 
-def wake(alias: str, partitions: Sequence[int], now: datetime) -> list[int]:
-    connection = connections[alias]
-    ignore = "INSERT IGNORE INTO" if connection.vendor == "mysql" else "INSERT OR IGNORE INTO"
-    table = connection.ops.quote_name(Wakeup._meta.db_table)
+def wake(alias: str, lanes: Sequence[int], now: datetime, until: datetime) -> list[int]:
+    # It looks before it writes: most often there is one outstanding, and SQLite lets one write at a time.
+    known = dict(
+        Wakeup.objects.using(alias).filter(lane__in=lanes).values_list("lane", "outstanding_until")
+    )
     woken = []
-    with connection.cursor() as cursor:
-        for partition in partitions:
-            cursor.execute(
-                f"{ignore} {table} ({connection.ops.quote_name('partition')}, woken_at) VALUES (%s, %s)",
-                [partition, connection.ops.adapt_datetimefield_value(now)],
-            )
-            if cursor.rowcount == 1:
-                woken.append(partition)
+    for lane in lanes:
+        before = known.get(lane)
+        if before is None or before <= now:
+            _set_outstanding(alias, lane, until)
+            woken.append(lane)
     return woken
 
 
-def due_partitions(alias: str, now: datetime) -> list[int]:
-    # One statement, not one for each partition: the tick asks this every second. In SQL, because in a
-    # union of the ORM's the parts may have no LIMIT on SQLite.
-    parts, parameters = [], []
-    for partition in range(PARTITIONS):
-        due = InboxMessage.objects.using(alias).due(partition, now).values("partition")[:1]
-        query, values = due.query.get_compiler(using=alias).as_sql()
-        parts.append(f"SELECT * FROM ({query}) AS partition_{partition}")
-        parameters += values
-    with connections[alias].cursor() as cursor:
-        cursor.execute(" UNION ALL ".join(parts), parameters)
-        return [row[0] for row in cursor.fetchall()]
+def _set_outstanding(alias: str, lane: int, until: datetime) -> None:
+    rows = Wakeup.objects.using(alias)
+    if not rows.filter(lane=lane).update(outstanding_until=until):
+        # Two at once are two wake-ups, of which one finds nothing to do.
+        rows.bulk_create([Wakeup(lane=lane, outstanding_until=until)], ignore_conflicts=True)
+
+
+def rest(alias: str, lane: int) -> None:
+    Wakeup.objects.using(alias).filter(lane=lane).update(outstanding_until=None)
+
+
+def due_partitions(alias: str, partitions: Sequence[int], now: datetime) -> list[int]:
+    due = InboxMessage.objects.using(alias).due(_ANY_PARTITION, now).values_list("partition")
+    return [row[0] for row in _of_partitions(alias, due[:1], partitions)]

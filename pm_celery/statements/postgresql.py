@@ -7,6 +7,7 @@ of a batch's CPU. What is executed here passes Django's wrappers (errors, query 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import fields
 from datetime import datetime
@@ -18,7 +19,6 @@ from django.db import connections
 from django.db.backends.postgresql.psycopg_any import is_psycopg3
 from django.db.backends.utils import CursorWrapper
 
-from pm_celery.keys import PARTITIONS
 from pm_celery.models import OutboxCommand
 from pm_celery.rows import (
     Claim,
@@ -31,6 +31,7 @@ from pm_celery.rows import (
     NewMessage,
     TransitionRow,
 )
+from pm_celery.statements import CHANNEL
 from pm_celery.statements.prepared import of_this_age, prepared
 
 InstanceKey = tuple[str, str]
@@ -47,8 +48,9 @@ _TYPES = {
     **dict.fromkeys(("settled_at", "started_at", "ended_at", "timeout_at", "expires_at"), _MOMENT),
 }
 
-# Up to so many rows, planning a statement costs more than running it: it is prepared. One event at a time
-# is the rule in web requests; arrays would take longer to make than a list of values.
+# Up to so many rows, planning a statement costs as much as running it: it is prepared.
+_MOST_PREPARED = 50
+# One event at a time is the rule in web requests; arrays would take longer to make than a list of values.
 _FEW = 5
 
 
@@ -80,7 +82,7 @@ def _execute(alias: str, query: str, parameters: Sequence[Any], rows: int) -> Cu
     plain = _binary_cursor(connection.connection)
     wrap = connection.make_debug_cursor if connection.queries_logged else connection.make_cursor
     cursor = wrap(plain)
-    if rows > _FEW:
+    if rows > _MOST_PREPARED:
         cursor.execute(query, parameters)
         return cursor
     with prepared(connection):
@@ -136,36 +138,53 @@ _INSERT_FEW_MESSAGES = f"""
 # or a broker, and are worth nothing after the server's own.
 _WITHOUT_WAITING = "SELECT set_config('synchronous_commit', 'off', true)"
 
-# The wake-up is here, so the next one may be sent; and the batches that nobody works on any more.
-_ARRIVE = f"""
-    WITH quick AS MATERIALIZED ({_WITHOUT_WAITING}),
-    arrived AS (DELETE FROM pm_celery_wakeup USING quick WHERE partition = %s)
-    SELECT id, message_ids FROM pm_celery_batch
-    WHERE partition = %s AND began_at <= %s FOR UPDATE SKIP LOCKED
-"""
-
-# What is due, and the mark that a batch of it begins. Three quarters are the longest overdue, one
-# quarter the newest, so that fresh events get through behind any backlog. ORDER BY starts with the
-# partition, or the planner walks the primary key instead of pm_inbox_due.
+# What is due, the mark that a batch of it begins, and that of its wake-up; and the older marks that nobody
+# holds. Where the first partition has a backlog, three quarters are the longest overdue, and one quarter is
+# the newest; and the newest one of some others is taken along, so that fresh events get through. ORDER BY
+# starts with the partition, or the planner walks the primary key instead of pm_inbox_due.
 _CLAIM = f"""
     WITH quick AS MATERIALIZED ({_WITHOUT_WAITING}),
-    overdue AS (
-        SELECT id, process, key, attempts FROM pm_celery_inboxmessage AS message
-        WHERE partition = %s AND status IN ('pending', 'waiting') AND due_at <= %s {{passed}}
-        ORDER BY partition, due_at, id LIMIT %s
+    attended AS MATERIALIZED (
+        SELECT FROM pm_celery_wakeup
+        WHERE lane = %s AND outstanding_until > %s AND outstanding_until <= %s
+    ), overdue AS (
+        SELECT message.* FROM unnest(%b::int[]) AS looked(at)
+        CROSS JOIN LATERAL (
+            SELECT id, process, key, attempts FROM pm_celery_inboxmessage AS message
+            WHERE partition = looked.at AND status IN ('pending', 'waiting') AND due_at <= %s {{passed}}
+            ORDER BY partition, due_at, id LIMIT %s
+        ) AS message WHERE NOT EXISTS (SELECT FROM attended) LIMIT %s
     ), newest AS (
         SELECT id, process, key, attempts FROM pm_celery_inboxmessage AS message
         WHERE partition = %s AND status IN ('pending', 'waiting') AND due_at <= %s {{passed}}
+          AND (SELECT count(*) FROM overdue) >= %s
         ORDER BY partition DESC, due_at DESC, id DESC LIMIT %s
+    ), newest_of_others AS (
+        SELECT message.* FROM unnest(%b::int[]) AS looked(at)
+        CROSS JOIN LATERAL (
+            SELECT id, process, key, attempts FROM pm_celery_inboxmessage AS message
+            WHERE partition = looked.at AND status IN ('pending', 'waiting') AND due_at <= %s {{passed}}
+            ORDER BY partition DESC, due_at DESC, id DESC LIMIT 1
+        ) AS message WHERE EXISTS (SELECT FROM overdue)
     ), claimed AS (
-        SELECT * FROM overdue UNION SELECT * FROM newest
+        SELECT * FROM overdue UNION SELECT * FROM newest UNION SELECT * FROM newest_of_others
     ), mark AS (
-        INSERT INTO pm_celery_batch (partition, message_ids, began_at)
+        INSERT INTO pm_celery_batch (lane, message_ids, began_at)
         SELECT %s, json_agg(claimed.id)::text, %s FROM claimed, quick
         WHERE attempts = 0 HAVING count(*) > 0
         RETURNING id
+    ), awake AS (
+        INSERT INTO pm_celery_wakeup (lane, outstanding_until)
+        SELECT %s, %s FROM quick WHERE EXISTS (SELECT FROM claimed)
+        ON CONFLICT (lane) DO UPDATE SET outstanding_until = EXCLUDED.outstanding_until
+    ), left_over AS (
+        SELECT id, message_ids FROM pm_celery_batch
+        WHERE lane = ANY(%b) AND began_at <= %s FOR UPDATE SKIP LOCKED
     )
-    SELECT id, process, key, attempts, (SELECT id FROM mark) FROM claimed
+    SELECT id, process, key, attempts, (SELECT id FROM mark), (SELECT count(*) FROM overdue),
+           (SELECT json_agg(json_build_array(id, message_ids))::text FROM left_over),
+           EXISTS (SELECT FROM attended)
+    FROM (VALUES (true)) AS once LEFT JOIN claimed ON true
 """
 _PASSED_KEYS = """
     AND NOT EXISTS (SELECT FROM unnest(%b::text[], %b::text[]) AS passed(process, key)
@@ -200,9 +219,12 @@ _LOCK_INSTANCES = f"""
     SELECT * FROM locked UNION ALL SELECT * FROM created
 """
 
+# Rows that are asked for by their ids. Their status is compared as an expression, which is the condition of
+# no partial index: where statistics say that next to nothing is open, the planner would read such an index
+# from end to end, for each row.
 _LOCK_MESSAGES = f"""
     SELECT {", ".join(_INBOX)} FROM pm_celery_inboxmessage
-    WHERE id = ANY(%b) AND status IN ('pending', 'waiting')
+    WHERE id = ANY(%b) AND status || '' IN ('pending', 'waiting')
     ORDER BY id FOR UPDATE SKIP LOCKED
 """
 
@@ -259,33 +281,44 @@ _MARK_MESSAGES = f"""
 
 _TAKE_COMMANDS = f"""
     SELECT {", ".join(_OUTBOX)} FROM pm_celery_outboxcommand
-    WHERE command_id = ANY(%b) AND status = 'dispatched'
+    WHERE command_id = ANY(ARRAY(SELECT * FROM unnest(%b::uuid[])))
+      AND status || '' = 'dispatched'
     ORDER BY id FOR UPDATE SKIP LOCKED
 """
 
-_FINISH_COMMANDS = """
+_FINISH_COMMANDS = f"""
     UPDATE pm_celery_outboxcommand
     SET status = 'done', attempts = attempts + %s, settled_at = %s, reason = ''
-    WHERE id = ANY(%b)
+    WHERE {_BY_INDEX.format("id")}
 """
 
 _BEGIN_BATCH = f"""
-    INSERT INTO pm_celery_batch (partition, message_ids, began_at)
+    INSERT INTO pm_celery_batch (lane, message_ids, began_at)
     SELECT %s, %s, %s FROM ({_WITHOUT_WAITING}) AS quick RETURNING id
 """
 
+# It looks before it writes, because most often there is one outstanding, and a statement that writes
+# nothing costs half.
 _WAKE = f"""
-    INSERT INTO pm_celery_wakeup (partition, woken_at)
-    SELECT partition, %s FROM (VALUES {{wanted}}) AS wanted(partition), ({_WITHOUT_WAITING}) AS quick
-    ORDER BY partition
-    ON CONFLICT (partition) DO NOTHING
-    RETURNING partition
+    INSERT INTO pm_celery_wakeup AS known (lane, outstanding_until)
+    SELECT lane, %s FROM (VALUES {{wanted}}) AS wanted(lane), ({_WITHOUT_WAITING}) AS quick
+    WHERE NOT EXISTS (SELECT FROM pm_celery_wakeup AS woken
+                      WHERE woken.lane = wanted.lane AND woken.outstanding_until > %s)
+    ORDER BY lane
+    ON CONFLICT (lane) DO UPDATE SET outstanding_until = EXCLUDED.outstanding_until
+    WHERE known.outstanding_until IS NULL OR known.outstanding_until <= %s
+    RETURNING lane {{told}}
+"""
+
+_REST = f"""
+    UPDATE pm_celery_wakeup SET outstanding_until = NULL FROM ({_WITHOUT_WAITING}) AS quick
+    WHERE lane = %s
 """
 
 _DUE_PARTITIONS = """
-    SELECT partition FROM generate_series(0, %s - 1) AS partition
+    SELECT looked.at FROM unnest(%b::int[]) AS looked(at)
     WHERE EXISTS (SELECT FROM pm_celery_inboxmessage AS message
-                  WHERE message.partition = partition.partition
+                  WHERE message.partition = looked.at
                     AND status IN ('pending', 'waiting') AND due_at <= %s)
 """
 
@@ -300,18 +333,18 @@ def insert_messages(alias: str, rows: Sequence[NewMessage]) -> int | None:
         return int(cursor.rowcount)
 
 
-def arrive(alias: str, partition: int, began_before: datetime) -> list[LeftBatch]:
-    found = _fetch(alias, _ARRIVE, [partition, partition, began_before])
-    return [LeftBatch(*row) for row in found]
-
-
 def claim(
     alias: str,
-    partition: int,
+    lane: int,
+    partitions: Sequence[int],
+    others: Sequence[int],
     now: datetime,
     limit: int,
     passed_keys: Collection[InstanceKey],
     passed_ids: Collection[int],
+    awake_until: datetime,
+    attended_until: datetime,
+    began_before: datetime,
 ) -> Claim:
     passed = ""
     but_for: list[Any] = []
@@ -321,17 +354,31 @@ def claim(
     if passed_ids:
         passed += _PASSED_IDS
         but_for.append(list(passed_ids))
+    first, looked = partitions[0], list(partitions)
     newest = limit // 4
+    overdue = limit - newest
     rows = _fetch(
         alias,
         _CLAIM.format(passed=passed),
         [
-            *(partition, now, *but_for, limit - newest),
-            *(partition, now, *but_for, newest),
-            *(partition, now),
+            *(lane, now, attended_until),
+            *(looked, now, *but_for, overdue, overdue),
+            *(first, now, *but_for, overdue, newest),
+            *(list(others), now, *but_for),
+            *(lane, now),
+            *(lane, awake_until),
+            *([lane, *partitions], began_before),
         ],
     )
-    return Claim([Claimed(*row[:4]) for row in rows], rows[0][4] if rows else None)
+    *_, mark, longest_overdue, left, is_attended = rows[0]
+    if rows[0][0] is None:
+        return Claim(is_attended=is_attended)
+    return Claim(
+        [Claimed(*row[:4]) for row in rows],
+        mark,
+        longest_overdue >= overdue,
+        [LeftBatch(*batch) for batch in json.loads(left or "[]")],
+    )
 
 
 def lock_instances(
@@ -387,8 +434,8 @@ def record(
         _run(alias, f"WITH {steps} SELECT", values, most)
 
 
-def begin_batch(alias: str, partition: int, message_ids: str, now: datetime) -> int:
-    return int(_fetch(alias, _BEGIN_BATCH, [partition, message_ids, now])[0][0])
+def begin_batch(alias: str, lane: int, message_ids: str, now: datetime) -> int:
+    return int(_fetch(alias, _BEGIN_BATCH, [lane, message_ids, now])[0][0])
 
 
 def take_commands(alias: str, command_ids: Sequence[UUID]) -> list[OutboxCommand]:
@@ -400,12 +447,22 @@ def finish_commands(alias: str, ids: Sequence[int], now: datetime, runs: int) ->
     _run(alias, _FINISH_COMMANDS, [runs, now, list(ids)], len(ids))
 
 
-def wake(alias: str, partitions: Sequence[int], now: datetime) -> list[int]:
-    with connections[alias].cursor() as cursor:
-        wanted = ", ".join(["(%s)"] * len(partitions))
-        cursor.execute(_WAKE.format(wanted=wanted), [now, *partitions])
-        return [row[0] for row in cursor.fetchall()]
+def wake(
+    alias: str, lanes: Sequence[int], now: datetime, until: datetime, told: str = ""
+) -> list[int]:
+    query = _WAKE.format(wanted=", ".join(["(%s::int)"] * len(lanes)), told=told)
+    return [row[0] for row in _fetch(alias, query, [until, *lanes, now, now])]
 
 
-def due_partitions(alias: str, now: datetime) -> list[int]:
-    return [row[0] for row in _fetch(alias, _DUE_PARTITIONS, [PARTITIONS, now])]
+def notify(alias: str, lanes: Sequence[int], now: datetime, until: datetime) -> list[int]:
+    # In the statement's own transaction, which does not wait for the disk: commits that notify happen one
+    # after the other in the whole server.
+    return wake(alias, lanes, now, until, f", pg_notify('{CHANNEL}', lane::text)")
+
+
+def rest(alias: str, lane: int) -> None:
+    _run(alias, _REST, [lane])
+
+
+def due_partitions(alias: str, partitions: Sequence[int], now: datetime) -> list[int]:
+    return [row[0] for row in _fetch(alias, _DUE_PARTITIONS, [list(partitions), now])]

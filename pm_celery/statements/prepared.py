@@ -21,7 +21,7 @@ __all__ = ["of_this_age", "prepared"]
 
 # How often a connection sees a statement before it is prepared.
 _USES = 2
-_LONGEST_SECONDS = 30
+_LONGEST_SECONDS = 5
 _FIRST_NAME = 2**60
 _refused = False
 
@@ -29,7 +29,7 @@ logger = logging.getLogger("pm_celery")
 
 
 def of_this_age(query: str) -> str:
-    """The query as it is prepared for the next half minute.
+    """The query as it is prepared for the next seconds.
 
     A plan that was made while the tables were empty reads them from end to end, until the server's
     statistics are renewed: so no plan gets old.

@@ -31,12 +31,22 @@ class PmCeleryConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from pm_celery import beat, checks, commands, conf, filesystem, log, tasks  # noqa: F401
+        from pm_celery import (  # noqa: F401
+            beat,
+            checks,
+            commands,
+            conf,
+            filesystem,
+            listener,
+            log,
+            tasks,
+        )
         from pm_celery.exceptions import SettingsError
 
         setting_changed.connect(conf.forget_settings, dispatch_uid="pm_celery")
         log.connect()
         beat.connect()
+        listener.connect()
         filesystem.register()
         try:
             modules = conf.get_settings().autodiscover

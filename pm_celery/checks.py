@@ -15,8 +15,8 @@ from django.db import DatabaseError, connections
 from django.db.migrations.executor import MigrationExecutor
 from pydantic import ValidationError
 
-from pm_celery import registry
-from pm_celery.conf import get_settings
+from pm_celery import registry, wakeups
+from pm_celery.conf import Settings, get_settings
 from pm_celery.definitions import ProcessDefinition
 from pm_celery.exceptions import SettingsError
 from pm_celery.process import ProcessManager
@@ -178,12 +178,17 @@ def _autodiscovered() -> tuple[str, ...]:
 
 @register(TAG)
 def check_environment(app_configs: AppConfigs = None, **_: Any) -> list[CheckMessage]:
-    """W040 to W043, W046: database and broker are set up so that nothing hangs or is lost."""
+    """W040 to W043, W046, W047: database and broker are set up so that nothing hangs or is lost."""
     try:
         settings = get_settings()
     except SettingsError:
         return []
-    return [*_check_sqlite(settings.database), *_check_broker(), *_check_reuse(settings.database)]
+    return [
+        *_check_sqlite(settings.database),
+        *_check_listener(settings),
+        *_check_broker(),
+        *_check_reuse(settings.database),
+    ]
 
 
 def _check_sqlite(alias: str) -> Iterator[CheckMessage]:
@@ -198,6 +203,26 @@ def _check_sqlite(alias: str) -> Iterator[CheckMessage]:
             "two workers would handle one instance at the same time, or fail as 'database is locked'.",
             'Set "OPTIONS": {"transaction_mode": "IMMEDIATE", "timeout": 20, '
             '"init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;"}.',
+        )
+
+
+def _check_listener(settings: Settings) -> Iterator[CheckMessage]:
+    connection = connections[settings.database]
+    if not settings.listen:
+        return
+    if not wakeups.may_listen():
+        yield _warning(
+            "W047",
+            f"PM_CELERY['LISTEN'] needs PostgreSQL and psycopg 3, and DATABASES[{settings.database!r}] has "
+            "another database or driver: workers have no listener.",
+            "Remove LISTEN from PM_CELERY.",
+        )
+    elif connection.settings_dict.get("DISABLE_SERVER_SIDE_CURSORS"):
+        yield _warning(
+            "W047",
+            "PM_CELERY['LISTEN'] with a pooler that hands out transactions (DISABLE_SERVER_SIDE_CURSORS): "
+            "notifications do not come through it, and events wait for the tick.",
+            "Remove LISTEN from PM_CELERY, or let workers connect directly.",
         )
 
 

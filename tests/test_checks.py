@@ -851,6 +851,24 @@ def test_w043_is_silent_for_sqlite(another_database: dict[str, Any]) -> None:
     assert "W043" not in environment()
 
 
+def test_w047_a_listener_needs_postgresql(settings: Any, another_database: dict[str, Any]) -> None:
+    settings.PM_CELERY = {"DATABASE": "another", "LISTEN": True}
+
+    assert "needs PostgreSQL" in environment()["W047"]
+
+
+@pytest.mark.postgresql
+def test_w047_a_listener_needs_a_direct_connection(settings: Any) -> None:
+    settings.PM_CELERY = {"LISTEN": True}
+    direct = environment()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(connections["default"].settings_dict, "DISABLE_SERVER_SIDE_CURSORS", True)
+        pooled = environment()
+
+    assert "W047" not in direct
+    assert "DISABLE_SERVER_SIDE_CURSORS" in pooled["W047"]
+
+
 def test_w044_beat_s_tick_never_ran() -> None:
     text = database()["W044"]
 

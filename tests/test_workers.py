@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 from weakref import WeakKeyDictionary
 
@@ -44,6 +45,7 @@ class Celery:
 
     def __init__(self, redis_url: str, folder: Path) -> None:
         self.redis_url = redis_url
+        self.pm_celery: dict[str, object] = dict(HASTY)
         self._folder = folder
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -58,6 +60,19 @@ class Celery:
 
     def beat(self) -> None:
         self._start("beat", "beat", f"--schedule={self._folder / 'beat'}", "--pidfile=")
+
+    def children(self, name: str = "worker") -> list[int]:
+        """The processes that a worker has started."""
+        pid = self._running[name].pid
+        return [
+            int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        ]
+
+    def kill(self, name: str) -> None:
+        """Kill a worker with all that it started, and wait for its end."""
+        process = self._running.pop(name)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
     def stop(self) -> None:
         for name, process in self._running.items():
@@ -78,7 +93,7 @@ class Celery:
             "DJANGO_SETTINGS_MODULE": "tests.settings",
             "PYTHONPATH": str(ROOT),
             "PM_TEST_BROKER": self.redis_url,
-            "PM_TEST_PM_CELERY": json.dumps(HASTY),
+            "PM_TEST_PM_CELERY": json.dumps(self.pm_celery),
             "PM_TEST_WORKER": name,
         }
         with self._log(name).open("ab") as log:
@@ -319,3 +334,92 @@ def test_commands_that_the_broker_lost_are_dispatched_again(celery: Celery, redi
         f"command {errand}" for errand in errands
     )
     assert all(command.dispatches > 1 for command in OutboxCommand.objects.all())
+
+
+# -- the listener -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def listening(celery: Celery, settings: Any) -> Celery:
+    """Celery whose workers have a listener, and a publisher that tells it."""
+    celery.pm_celery["LISTEN"] = True
+    settings.PM_CELERY = {"LISTEN": True}
+    return celery
+
+
+def leaders() -> list[int]:
+    """The database's processes that serve a listener which leads."""
+    with connections["default"].cursor() as cursor:
+        cursor.execute("SELECT pid FROM pg_locks WHERE locktype = 'advisory'")
+        return [pid for (pid,) in cursor.fetchall()]
+
+
+def handled(errand: str) -> bool:
+    return Instance.objects.filter(key=errand).exists()
+
+
+@pytest.mark.postgresql
+def test_a_listener_handles_what_is_published_without_a_celery_message(
+    listening: Celery, redis: Redis
+) -> None:
+    """There is no Beat, and the only queue that has wake-ups stays empty: nobody consumes it."""
+    listening.worker(queues="elsewhere")
+    until(leaders)
+
+    errands = [give("wait") for _ in range(20)]
+    until(lambda: all(map(handled, errands)))
+
+    assert redis.llen("celery") == 0
+
+
+@pytest.mark.postgresql
+def test_what_was_published_while_nobody_listened_is_handled_first(listening: Celery) -> None:
+    errand = give("wait")
+    listening.worker(queues="elsewhere")
+
+    until(lambda: handled(errand))
+
+
+@pytest.mark.postgresql
+def test_a_listener_that_dies_or_loses_its_connection_begins_anew(listening: Celery) -> None:
+    listening.worker(queues="elsewhere")
+    until(leaders)
+
+    [before] = leaders()
+    for child in listening.children():
+        os.kill(child, signal.SIGKILL)
+    until(lambda: leaders() not in ([], [before]))
+    first = give("wait")
+    until(lambda: handled(first))
+
+    [before] = leaders()
+    with connections["default"].cursor() as cursor:
+        cursor.execute("SELECT pg_terminate_backend(%s)", [before])
+    until(lambda: leaders() not in ([], [before]))
+    second = give("wait")
+    until(lambda: handled(second))
+
+
+@pytest.mark.postgresql
+def test_of_two_listeners_one_leads_and_the_other_takes_over(listening: Celery) -> None:
+    listening.worker(name="first", queues="elsewhere")
+    until(leaders)
+    listening.worker(name="second", queues="elsewhere")
+    until(lambda: len(listening.children("second")) == 3)
+    [before] = leaders()
+
+    listening.kill("first")
+    until(lambda: leaders() not in ([], [before]))
+    errand = give("wait")
+
+    until(lambda: handled(errand))
+
+
+@pytest.mark.postgresql
+def test_where_nobody_listens_the_tick_wakes_a_worker(celery: Celery, settings: Any) -> None:
+    settings.PM_CELERY = {"LISTEN": True}
+    celery.worker()
+    celery.beat()
+    errand = give("wait")
+
+    until(lambda: handled(errand))

@@ -6,13 +6,18 @@ It prints ``ready``, waits for a line, publishes, and prints what it measured as
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from tests.benchmarks.traffic import interleaved, order_ids
 from tests.benchmarks.workers import ROOT
+
+if TYPE_CHECKING:
+    from tests.benchmarks.variants import Variant
 
 __all__ = ["Published", "Publisher"]
 
@@ -29,10 +34,11 @@ class Published:
 class Publisher:
     """The publisher's process, as the scenario sees it."""
 
-    def __init__(self, variant_name: str, seed: str, orders: int) -> None:
+    def __init__(self, variant: Variant, seed: str, orders: int) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.benchmarks.publisher", variant_name, seed, str(orders)],
+            [sys.executable, "-m", "tests.benchmarks.publisher", variant.name, seed, str(orders)],
             cwd=ROOT,
+            env={**os.environ, "PM_BENCH_PM_CELERY": json.dumps(variant.pm_celery)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -30,6 +30,7 @@ __all__ = [
     "ByHand",
     "Engine",
     "Floor",
+    "Listening",
     "PmCelery",
     "SeveralCommands",
     "Variant",
@@ -45,7 +46,7 @@ class Variant(ABC):
     name: ClassVar[str]
     #: Whether Beat runs beside the workers where events arrive one by one.
     beat: ClassVar[bool] = False
-    #: The setting PM_CELERY of the workers.
+    #: The setting PM_CELERY of workers and publishers.
     pm_celery: ClassVar[dict[str, Any]] = {}
     #: The effects that each order leaves.
     commands: ClassVar[Sequence[str]] = checking.COMMANDS
@@ -188,6 +189,15 @@ class SeveralCommands(PmCelery):
         return f"this pm_celery has no setting {', '.join(sorted(unknown))}" if unknown else ""
 
 
+class Listening(PmCelery):
+    name = names.LISTENING
+    pm_celery: ClassVar[dict[str, Any]] = {"LISTEN": True}
+
+    @classmethod
+    def missing(cls, database: str) -> str:
+        return "" if database == "postgres" else "only PostgreSQL has NOTIFY"
+
+
 class Engine(PmCelery):
     name = names.ENGINE
     commands = ()
@@ -216,5 +226,5 @@ def _any_unsettled() -> bool:
 
 
 VARIANTS: dict[str, Callable[[], Variant]] = {
-    kind.name: kind for kind in (Floor, Bare, ByHand, Engine, PmCelery, SeveralCommands)
+    kind.name: kind for kind in (Floor, Bare, ByHand, Engine, PmCelery, SeveralCommands, Listening)
 }

@@ -8,18 +8,20 @@ from collections.abc import Sequence
 from statistics import quantiles
 from uuid import UUID
 
+from django.test import override_settings
+
 from tests.benchmarks import checking
 from tests.benchmarks.cpu import Meter
 from tests.benchmarks.results import Result, metered
 from tests.benchmarks.shop.effects import Effects
 from tests.benchmarks.stage import Stage
 from tests.benchmarks.traffic import EVENTS_PER_ORDER, interleaved, order_ids
-from tests.benchmarks.variants import Bare, ByHand, PmCelery, Variant
+from tests.benchmarks.variants import Bare, ByHand, Listening, PmCelery, Variant
 from tests.benchmarks.workers import wait_until
 
 __all__ = ["VARIANTS", "run"]
 
-VARIANTS = (Bare, ByHand, PmCelery)
+VARIANTS = (Bare, ByHand, PmCelery, Listening)
 
 _PER_SECOND = 50
 _SECONDS = 12
@@ -37,7 +39,10 @@ def run(stage: Stage, variant: Variant, orders: int, number: int) -> Result:
     events = len(ids) * EVENTS_PER_ORDER
     effects = stage.reset()
     with stage.workers(pm_celery=variant.pm_celery, beat=variant.beat) as workers:
-        with Meter(stage.groups(publisher=[os.getpid()], workers=workers.pids)) as meter:
+        with (
+            override_settings(PM_CELERY=variant.pm_celery),
+            Meter(stage.groups(publisher=[os.getpid()], workers=workers.pids)) as meter,
+        ):
             called = _publish(variant, ids)
         wait_until(lambda: variant.is_done(len(ids), effects), "all is handled", workers)
     variant.check(ids, effects)

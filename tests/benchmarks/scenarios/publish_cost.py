@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from statistics import median
 from uuid import UUID
 
 from django.db import transaction
+from django.test import override_settings
 
-from pm_celery import clock
-from pm_celery.keys import PARTITIONS
+from pm_celery import clock, wakeups
 from pm_celery.models import InboxMessage, Wakeup
 from tests.benchmarks import checking
-from tests.benchmarks.names import ALONE, AWAKE, DELAY, WAKING
+from tests.benchmarks.names import ALONE, AWAKE, DELAY, NOTIFYING, WAKING
 from tests.benchmarks.results import Result
 from tests.benchmarks.shop.models import Purchase
 from tests.benchmarks.stage import Stage
@@ -38,6 +39,8 @@ def run(stage: Stage, orders: int, number: int) -> list[Result]:
         WAKING: (lambda order: pm_celery.publish(order, 1), _forget_wakeups),
         AWAKE: (lambda order: pm_celery.publish(order, 1), _all_awake),
     }
+    if stage.postgres:
+        kinds[NOTIFYING] = (lambda order: pm_celery.publish(order, 1), _forget_wakeups)
     walls: dict[str, list[float]] = {name: [] for name in kinds}
     cpus: dict[str, list[float]] = {name: [] for name in kinds}
     for name in kinds:  # imports and connections, outside of all figures
@@ -46,8 +49,9 @@ def run(stage: Stage, orders: int, number: int) -> list[Result]:
     for block in range(wanted // _BLOCK):
         for name, (publish, prepare) in kinds.items():
             ids = order_ids(f"cost {number} {block} {name}", _BLOCK)
-            _time_block(ids, publish, prepare, walls[name], cpus[name])
-    _check(stage, wanted // _BLOCK * _BLOCK, len(kinds))
+            with override_settings(PM_CELERY={"LISTEN": name == NOTIFYING}):
+                _time_block(ids, publish, prepare, walls[name], cpus[name])
+    _check(stage, wanted // _BLOCK * _BLOCK, list(kinds))
     base = median(walls[ALONE])
     return [_result(name, number, walls[name], cpus[name], base) for name in kinds]
 
@@ -74,14 +78,15 @@ def _forget_wakeups() -> None:
 
 
 def _all_awake() -> None:
-    now = clock.now()
-    rows = [Wakeup(partition=partition, woken_at=now) for partition in range(PARTITIONS)]
-    Wakeup.objects.bulk_create(rows, ignore_conflicts=True)
+    Wakeup.objects.all().delete()
+    [lane] = wakeups.common_lanes([0])
+    Wakeup.objects.create(lane=lane, outstanding_until=clock.now() + timedelta(hours=1))
 
 
-def _check(stage: Stage, each: int, kinds: int) -> None:
-    checking.check_purchases(kinds * each)
-    checking.expect("inbox rows", 2 * each, InboxMessage.objects.open().count())
+def _check(stage: Stage, each: int, kinds: Sequence[str]) -> None:
+    checking.check_purchases(len(kinds) * each)
+    published = (len(kinds) - 2) * each
+    checking.expect("inbox rows", published, InboxMessage.objects.open().count())
     # The tasks of delay, and one wake-up for each publish that found none outstanding.
     checking.expect("messages in the queue", 2 * each, stage.queued(QUEUE))
 

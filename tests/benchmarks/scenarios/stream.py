@@ -13,12 +13,12 @@ from tests.benchmarks.results import Result
 from tests.benchmarks.shop.effects import Effects
 from tests.benchmarks.stage import Stage
 from tests.benchmarks.traffic import EVENTS_PER_ORDER, order_ids
-from tests.benchmarks.variants import ByHand, PmCelery, Variant
+from tests.benchmarks.variants import ByHand, Listening, PmCelery, SeveralCommands, Variant
 from tests.benchmarks.workers import Workers, wait_until
 
 __all__ = ["VARIANTS", "run"]
 
-VARIANTS = (ByHand, PmCelery)
+VARIANTS = (ByHand, PmCelery, SeveralCommands, Listening)
 
 _PUBLISHERS = 2
 _WORKERS = 2
@@ -35,7 +35,7 @@ def run(stage: Stage, variant: Variant, orders: int, number: int) -> Result:
         stage.workers(_WORKERS, pm_celery=variant.pm_celery, beat=variant.beat) as workers,
         ExitStack() as stack,
     ):
-        publishers = [Publisher(variant.name, seed, each) for seed in seeds]
+        publishers = [Publisher(variant, seed, each) for seed in seeds]
         for publisher in publishers:
             stack.callback(publisher.stop)
         result = _measure(stage, variant, ids, effects, number, workers, publishers)

@@ -1,0 +1,149 @@
+"""A process beside a worker's pool that PostgreSQL's NOTIFY wakes, where ``PM_CELERY["LISTEN"]`` is set.
+
+A Celery message costs a millisecond or two on its way; a notification a tenth of that. One listener of all
+leads, by an advisory lock; the others stand by. It handles what trickles in, and wakes the pools, by Celery
+messages, where there is a backlog. If all listeners die, the tick wakes a pool within a second.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from billiard.context import Process
+from celery import bootsteps, signals
+from django.db import connections
+
+from pm_celery import engine, wakeups
+from pm_celery.conf import get_settings
+from pm_celery.keys import PARTITIONS
+from pm_celery.statements import CHANNEL
+from pm_celery.transience import repeated
+
+__all__ = ["ListenerStep", "connect", "listen"]
+
+# Who holds this advisory lock of the database leads.
+_LOCK = 0x706D5F63656C6572  # "pm_celer"
+# How often a listener that stands by asks for the lock, one that leads looks whether it is to stop, and
+# the worker whether its listener is alive.
+_PERIOD_SECONDS = 1.0
+_STOP_SECONDS = 1
+
+logger = logging.getLogger("pm_celery")
+
+
+def listen(is_over: Callable[[], bool]) -> None:
+    """Stand by until the lead is ours, then advance whatever we are told of; until it is over.
+
+    A lost connection, or a database that is down, is waited for.
+    """
+    while not is_over():
+        try:
+            with _connection() as connection:
+                if _leads(connection):
+                    _follow(connection, is_over)
+        except Exception:
+            logger.exception("the listener begins anew")
+        time.sleep(_PERIOD_SECONDS)
+
+
+@contextmanager
+def _connection() -> Iterator[Any]:
+    """A connection of psycopg's beside Django's: it holds the lock, and waits while Django's works."""
+    wrapper = connections[get_settings().database]
+    connection = wrapper.get_new_connection(wrapper.get_connection_params())
+    try:
+        connection.autocommit = True
+        yield connection
+    finally:
+        connection.close()
+
+
+def _leads(connection: Any) -> bool:
+    return bool(connection.execute("SELECT pg_try_advisory_lock(%s)", [_LOCK]).fetchone()[0])
+
+
+def _follow(connection: Any, is_over: Callable[[], bool]) -> None:
+    connection.execute(f"LISTEN {CHANNEL}")
+    # What was published before is announced to nobody: look everywhere first.
+    lanes = wakeups.common_lanes(range(PARTITIONS))
+    while not is_over():
+        for lane in sorted(lanes):
+            repeated(get_settings().database, partial(engine.advance, lane), times=3)
+        told = connection.notifies(timeout=_PERIOD_SECONDS, stop_after=1)
+        lanes = {int(notification.payload) for notification in told}
+
+
+# -- beside a worker --------------------------------------------------------------------------------
+
+
+class _Listening(Process):
+    """The process: set up like one of the pool, because handlers run in it."""
+
+    def __init__(self, app: Any, hostname: str) -> None:
+        super().__init__(name="pm_celery-listener", daemon=True)
+        self._app = app
+        self._hostname = hostname
+
+    def run(self) -> None:
+        # Also resets signals, lets go of the parent's connections, and dies with the parent.
+        from celery.concurrency.prefork import process_initializer
+
+        process_initializer(self._app, self._hostname)
+        listen(lambda: False)
+
+
+class ListenerStep(bootsteps.StartStopStep):
+    """A step of Celery's worker: starts a listener, and another one when that has died."""
+
+    requires = ("celery.worker.components:Timer",)
+
+    def __init__(self, worker: Any, **options: Any) -> None:
+        super().__init__(worker, **options)
+        self._process: _Listening | None = None
+        self._timer: Any = None
+
+    def include_if(self, worker: Any) -> bool:
+        """Whether there is to be one: by the setting, with a pool that has processes or threads."""
+        pool = worker.pool_cls if isinstance(worker.pool_cls, str) else worker.pool_cls.__module__
+        return wakeups.may_listen() and not pool.endswith(("gevent", "eventlet"))
+
+    def start(self, worker: Any) -> None:
+        """Start the process, and look after it."""
+        self._begin(worker)
+        self._timer = worker.timer.call_repeatedly(_PERIOD_SECONDS, self._look_after, (worker,))
+
+    def stop(self, worker: Any) -> None:
+        """End it with the worker."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._process is not None:
+            # If it dies in a batch, nothing of it happened, and its mark tells the next worker.
+            self._process.terminate()
+            self._process.join(_STOP_SECONDS)
+
+    def terminate(self, worker: Any) -> None:
+        """End it with the worker, however that ends."""
+        self.stop(worker)
+
+    def _begin(self, worker: Any) -> None:
+        self._process = _Listening(worker.app, worker.hostname)
+        self._process.start()
+
+    def _look_after(self, worker: Any) -> None:
+        if self._process is not None and not self._process.is_alive():
+            logger.warning("the listener ended with status %s", self._process.exitcode)
+            self._begin(worker)
+
+
+def _add_step(instance: Any = None, **_: Any) -> None:
+    instance.app.steps["worker"].add(ListenerStep)
+
+
+def connect() -> None:
+    """Give every worker that starts in this process the step. Idempotent."""
+    signals.celeryd_init.connect(_add_step, weak=False, dispatch_uid="pm_celery.listener")

@@ -82,7 +82,7 @@ def test_two_connections_never_give_one_name_to_different_statements() -> None:
     assert not names[0] & names[1]
 
 
-def test_a_plan_is_made_anew_after_half_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_is_made_anew_after_some_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     now = prepared.of_this_age("SELECT 1")
     monkeypatch.setattr(prepared.time, "monotonic", lambda: 1e9)
 

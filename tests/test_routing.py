@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import field
 from decimal import Decimal
 from enum import Enum, IntEnum
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -27,13 +28,16 @@ from pm_celery import (
     publish_many,
 )
 from pm_celery.exceptions import Refused, UnusableKey
-from pm_celery.keys import correlation_key, partition_of
+from pm_celery.keys import PARTITIONS, correlation_key, partition_of
 from pm_celery.models import DeadLetter, InboxMessage, Instance, OutboxCommand, Transition
 from pm_celery.registry import isolated_registries
 from tests.driving import Time, advance_all, drain
 from tests.testapp.models import Effect
 
 pytestmark = pytest.mark.django_db(transaction=True)
+
+# The lane of the only queue.
+ALL_PARTITIONS = PARTITIONS
 
 
 @event(name="routing.TicketOpened")
@@ -481,7 +485,7 @@ def test_two_first_events_of_a_key_on_two_workers_give_one_instance() -> None:
 
     def publish_and_advance() -> None:
         publish(TicketReopened("T-1", "second"))
-        engine.advance(partition)
+        engine.advance(ALL_PARTITIONS)
 
     first = Worker(lambda: engine.advance(partition))
     with handler_held(held):
@@ -505,8 +509,8 @@ def test_two_first_events_of_a_key_on_two_workers_give_one_instance() -> None:
 
 @pytest.mark.postgresql
 def test_two_workers_that_both_find_no_instance_create_one() -> None:
-    """Conformance 11. Schedule: both workers have claimed both events and found no instance; they meet
-    right before each inserts it.
+    """Conformance 11. Schedule: two workers, one in the lane of the partition and one in that of all, have
+    claimed both events and found no instance; they meet right before each inserts it.
     """
     process = declare_ticket()
     partition = partition_of("routing.ticket", "T-1")
@@ -519,11 +523,11 @@ def test_two_workers_that_both_find_no_instance_create_one() -> None:
             meeting.wait(timeout=30)
         return execute(sql, parameters, many, context)
 
-    def work() -> None:
+    def work(lane: int) -> None:
         with connection.execute_wrapper(meet):
-            engine.advance(partition)
+            engine.advance(lane)
 
-    workers = [Worker(work), Worker(work)]
+    workers = [Worker(partial(work, lane)) for lane in (partition, ALL_PARTITIONS)]
     for worker in workers:
         worker.finish()
 
@@ -547,14 +551,15 @@ def test_a_worker_that_waited_for_a_key_s_first_event_does_not_handle_it_again()
             meeting.wait(timeout=30)
         return execute(sql, parameters, many, context)
 
-    def work() -> None:
+    def work(lane: int) -> None:
         with connection.execute_wrapper(meet):
-            engine.advance(partition)
+            engine.advance(lane)
 
-    workers = [Worker(work), Worker(work)]
+    workers = [Worker(partial(work, lane)) for lane in (partition, ALL_PARTITIONS)]
     for worker in workers:
         worker.finish()
 
+    assert not meeting.broken
     assert notes(process, "T-1") == ["opened"]
     assert Transition.objects.count() == 1
 

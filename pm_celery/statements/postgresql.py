@@ -328,6 +328,7 @@ def insert_messages(alias: str, rows: Sequence[NewMessage]) -> int | None:
         return _run(alias, _INSERT_MESSAGES, _arrays(rows, _NEW_MESSAGE), len(rows))
     query = _INSERT_FEW_MESSAGES.format(messages=", ".join([_ONE_MESSAGE] * len(rows)))
     values = attrgetter(*_NEW_MESSAGE)
+    # Not prepared, in the caller's transaction: behind a pooler that nobody told of, that would break it.
     with connections[alias].cursor() as cursor:
         cursor.execute(query, [value for row in rows for value in values(row)])
         return int(cursor.rowcount)

@@ -41,7 +41,7 @@ def tick() -> Ticked:
     end = time.monotonic() + _LONGEST_SECONDS
     fired = _until_none(timers.fire_due, end)
     partitions = wakeups.partitions_with_work(range(PARTITIONS))
-    wakeups.wake(wakeups.common_lanes(partitions))
+    wakeups.wake_again(wakeups.common_lanes(partitions))
     dispatched = _until_none(outbox.dispatch_due, end)
     return Ticked(fired, len(partitions), dispatched)
 

@@ -39,15 +39,16 @@ __all__ = [
     "reach",
     "rest",
     "wake",
+    "wake_again",
     "wake_on_commit",
 ]
 
 ADVANCE_TASK = "pm_celery.advance"
 # For how long publishers count on a worker that has claimed a batch: longer than most batches last.
 AT_WORK = timedelta(milliseconds=30)
-# For how long they count on a listener that was told: longer than AT_WORK, for what is outstanding for less
-# is taken for a worker that is there.
-_TOLD = timedelta(milliseconds=300)
+# For how long they count on a listener that was told: longer than it may be busy, for what is outstanding for
+# little more than AT_WORK is taken for a worker that is there.
+_TOLD = timedelta(seconds=1)
 # Handlers that wait for something keep waiting whoever counts on them. So nobody is to count on a worker for
 # some seconds after a batch in which they took longer than this, in all and each.
 _SLOW_SECONDS, _SLOW_SECONDS_EACH = 0.02, 0.001
@@ -116,14 +117,21 @@ def announce(lanes: Collection[int]) -> None:
         wake(lanes)
 
 
-def wake(lanes: Collection[int]) -> None:
-    """Send a wake-up to each lane that has none outstanding."""
+def wake_again(lanes: Collection[int]) -> None:
+    """What the tick does for lanes that have work: as :func:`wake`, but a listener that was told is not
+    counted on. Perhaps there is none, while publishers go on telling it."""
+    wake(lanes, outstanding_for=_TOLD if may_listen() else timedelta(0))
+
+
+def wake(lanes: Collection[int], *, outstanding_for: timedelta = timedelta(0)) -> None:
+    """Send a wake-up to each lane that has none outstanding, for longer than so long."""
     if not lanes:
         return
     settings = get_settings()
     alias = settings.database
     now = clock.now()
-    fresh = statements(alias).wake(alias, sorted(lanes), now, now + settings.wake_lease)
+    until = now + settings.wake_lease
+    fresh = statements(alias).wake(alias, sorted(lanes), now + outstanding_for, until)
     # If we die here, or the broker refuses, the wake-up stays outstanding until its lease ends:
     # that spares the next publishers a broker that is down.
     if not fresh:

@@ -159,3 +159,18 @@ def test_nobody_counts_on_a_worker_whose_handlers_are_slow(
     advance(COMMON)
 
     assert sent == [COMMON, COMMON]
+
+
+@pytest.mark.postgresql
+def test_publishers_that_go_on_telling_a_dead_listener_do_not_keep_the_tick_from_waking(
+    sent: list[int], settings: Any
+) -> None:
+    settings.PM_CELERY = {"LISTEN": True}
+    for seconds in range(3):
+        with clock.travel(timedelta(seconds=0.9 * seconds)):
+            publish(Placed(order_id=uuid4()))
+            assert sent == []
+
+    with clock.travel(timedelta(seconds=2)):
+        ticks.tick()
+    assert sent == [COMMON]

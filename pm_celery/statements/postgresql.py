@@ -192,6 +192,10 @@ _PASSED_KEYS = """
 """
 _PASSED_IDS = "AND id <> ALL(%b::bigint[])"
 
+# An array whose length the planner does not see is taken for one of ten. Of one that it sees, it makes a new
+# plan each time, because that of a single key seems cheaper than the prepared one.
+_HIDDEN_TEXTS = "(SELECT %b::text[])"
+
 # Ends the batch's mark, locks the instances that nobody holds, and creates those that are missing: the
 # unique constraint settles the race of two first events. Sorted, so that two workers that create the
 # same ones wait for each other in one order only. NO KEY: what refers to an instance need not wait.
@@ -199,7 +203,7 @@ _LOCK_INSTANCES = f"""
     WITH unmarked AS (DELETE FROM pm_celery_batch WHERE id = %s),
     found AS MATERIALIZED (
         SELECT wanted.*, known.id
-        FROM unnest(%b::text[], %b::text[], %b::int[]) AS wanted(process, key, partition)
+        FROM unnest({_HIDDEN_TEXTS}, {_HIDDEN_TEXTS}, (SELECT %b::int[])) AS wanted(process, key, partition)
         LEFT JOIN LATERAL (
             SELECT id FROM pm_celery_instance AS instance
             WHERE instance.process = wanted.process AND instance.key = wanted.key LIMIT 1
@@ -232,7 +236,7 @@ _LOCK_MESSAGES = f"""
 # named and left out, so that the condition is that of pm_inbox_of_instance, and not of pm_inbox_due too.
 _READ_OPEN = f"""
     SELECT {", ".join(f"message.{name}" for name in _INBOX)}
-    FROM unnest(%b::text[], %b::text[]) AS wanted(process, key)
+    FROM unnest({_HIDDEN_TEXTS}, {_HIDDEN_TEXTS}) AS wanted(process, key)
     CROSS JOIN LATERAL (
         SELECT * FROM pm_celery_inboxmessage AS message
         WHERE message.process = wanted.process AND message.key = wanted.key
@@ -244,8 +248,8 @@ _READ_OPEN = f"""
     ORDER BY message.id
 """
 
-# An array whose length the planner does not see is taken for a short one. Of an array that it sees, it
-# would make a scan of the whole table, while that has less than some hundred thousand rows.
+# Hidden for another reason too: of an array that it sees, the planner would make a scan of the whole table,
+# while that has less than some hundred thousand rows.
 _BY_INDEX = "{} = ANY(ARRAY(SELECT * FROM unnest(%b::bigint[])))"
 
 _UPDATE_INSTANCES = f"""

@@ -21,7 +21,7 @@ __all__ = ["of_this_age", "prepared"]
 
 # How often a connection sees a statement before it is prepared.
 _USES = 2
-_LONGEST_SECONDS = 5
+_LONGEST_SECONDS = 10
 _FIRST_NAME = 2**60
 _refused = False
 

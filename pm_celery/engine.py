@@ -61,7 +61,11 @@ def advance(lane: int) -> bool:
         if time.monotonic() - began > settings.advance_seconds:
             # The suspects' marks stay: perhaps not all of them were looked at.
             wakeups.rest(lane)
-            wakeups.wake([lane])
+            if is_common:
+                # Where there is a listener, it goes on; two at a time would be in each other's way.
+                wakeups.announce([lane])
+            else:
+                wakeups.wake([lane])
             return True
         # One message at the first look is most often all there is: then the next look is the last one. In a
         # stream there is more by now, and who publishes meanwhile is to go on counting on us.

@@ -8,6 +8,9 @@ messages, where there is a backlog. If all listeners die, the tick wakes a pool 
 from __future__ import annotations
 
 import logging
+import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +18,8 @@ from functools import partial
 from typing import Any
 
 from billiard.context import Process
-from celery import bootsteps, signals
+from celery import bootsteps
+from celery import signals as celery_signals
 from django.db import connections
 
 from pm_celery import engine, wakeups
@@ -31,7 +35,8 @@ _LOCK = 0x706D5F63656C6572  # "pm_celer"
 # How often a listener that stands by asks for the lock, one that leads looks whether it is to stop, and
 # the worker whether its listener is alive.
 _PERIOD_SECONDS = 1.0
-_STOP_SECONDS = 1
+# For as long the worker waits for it at its own end.
+_STOP_SECONDS = 5
 
 logger = logging.getLogger("pm_celery")
 
@@ -44,18 +49,21 @@ def listen(is_over: Callable[[], bool]) -> None:
     while not is_over():
         try:
             with _connection() as connection:
-                if _leads(connection):
-                    _follow(connection, is_over)
+                while not is_over():
+                    if _leads(connection):
+                        _follow(connection, is_over)
+                    time.sleep(_PERIOD_SECONDS)
         except Exception:
             logger.exception("the listener begins anew")
-        time.sleep(_PERIOD_SECONDS)
+            time.sleep(_PERIOD_SECONDS)
 
 
 @contextmanager
 def _connection() -> Iterator[Any]:
-    """A connection of psycopg's beside Django's: it holds the lock, and waits while Django's works."""
-    wrapper = connections[get_settings().database]
-    connection = wrapper.get_new_connection(wrapper.get_connection_params())
+    """A connection of psycopg's beside Django's, and of no pool: it holds the lock, and is told of work
+    while Django's works."""
+    wrapper: Any = connections[get_settings().database]
+    connection = wrapper.Database.connect(**wrapper.get_connection_params())
     try:
         connection.autocommit = True
         yield connection
@@ -90,11 +98,15 @@ class _Listening(Process):
         self._hostname = hostname
 
     def run(self) -> None:
-        # Also resets signals, lets go of the parent's connections, and dies with the parent.
         from celery.concurrency.prefork import process_initializer
 
+        worker = os.getppid()
+        # Also lets go of the parent's connections.
         process_initializer(self._app, self._hostname)
-        listen(lambda: False)
+        told_to_stop = threading.Event()
+        # The batch at hand is finished: one that is cut off looks like a worker's death.
+        signal.signal(signal.SIGTERM, lambda *_: told_to_stop.set())
+        listen(lambda: told_to_stop.is_set() or os.getppid() != worker)
 
 
 class ListenerStep(bootsteps.StartStopStep):
@@ -122,9 +134,11 @@ class ListenerStep(bootsteps.StartStopStep):
         if self._timer is not None:
             self._timer.cancel()
         if self._process is not None:
-            # If it dies in a batch, nothing of it happened, and its mark tells the next worker.
             self._process.terminate()
             self._process.join(_STOP_SECONDS)
+            if self._process.is_alive() and self._process.pid:
+                # Nothing of its batch happened then, and the batch's mark tells the next worker.
+                os.kill(self._process.pid, signal.SIGKILL)
 
     def terminate(self, worker: Any) -> None:
         """End it with the worker, however that ends."""
@@ -146,4 +160,4 @@ def _add_step(instance: Any = None, **_: Any) -> None:
 
 def connect() -> None:
     """Give every worker that starts in this process the step. Idempotent."""
-    signals.celeryd_init.connect(_add_step, weak=False, dispatch_uid="pm_celery.listener")
+    celery_signals.celeryd_init.connect(_add_step, weak=False, dispatch_uid="pm_celery.listener")

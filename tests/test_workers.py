@@ -21,6 +21,7 @@ from redis import Redis
 
 from pm_celery import broker, publish, publish_many
 from pm_celery.models import (
+    Batch,
     DeadLetter,
     Heartbeat,
     InboxMessage,
@@ -73,6 +74,12 @@ class Celery:
         process = self._running.pop(name)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+    def ask_to_stop(self, name: str) -> None:
+        """Ask a worker to end when it has finished what it has in hand, and wait for that."""
+        process = self._running.pop(name)
+        process.send_signal(signal.SIGTERM)
+        process.wait(20)
 
     def stop(self) -> None:
         for name, process in self._running.items():
@@ -413,6 +420,21 @@ def test_of_two_listeners_one_leads_and_the_other_takes_over(listening: Celery) 
     errand = give("wait")
 
     until(lambda: handled(errand))
+
+
+@pytest.mark.postgresql
+def test_a_listener_ends_with_its_worker_and_finishes_its_batch(listening: Celery) -> None:
+    listening.worker(queues="elsewhere")
+    until(leaders)
+    children = listening.children()
+
+    errands = [give("wait") for _ in range(50)]
+    listening.ask_to_stop("worker")
+
+    until(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
+    assert not Batch.objects.exists()
+    settled = sum(map(handled, errands))
+    assert settled == InboxMessage.objects.filter(status="handled").count()
 
 
 @pytest.mark.postgresql

@@ -71,9 +71,10 @@ def beside(lane: int) -> list[int]:
     """Some other partitions of a single partition's queue, whose newest messages get through behind its
     backlog; none for a lane that looks at all of them.
 
-    Two, and the next two the next time: their own workers may be at the same messages, and then one waits.
+    Two, and the next two the next time, and none where handlers are slow: their own workers may be at the
+    same messages, and then one of them waits for the other's commit.
     """
-    if lane >= PARTITIONS:
+    if lane >= PARTITIONS or not counted_on_for():
         return []
     queues = get_settings().queues
     others = [other for other in range(lane % queues, PARTITIONS, queues) if other != lane]

@@ -23,7 +23,7 @@ class Migration(migrations.Migration):
                         auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
                     ),
                 ),
-                ("lane", models.PositiveSmallIntegerField()),
+                ("lane", models.PositiveSmallIntegerField(db_index=True)),
                 ("message_ids", models.TextField()),
                 ("began_at", models.DateTimeField()),
             ],

@@ -28,7 +28,8 @@ class Batch(models.Model):
     """A batch began: committed before it, deleted by its own commit. A row that is left over, and that
     nobody holds locked, tells that a worker died in it; its messages are then run one at a time."""
 
-    lane = models.PositiveSmallIntegerField()
+    # Indexed although it holds few rows: until the next vacuum it is full of deleted ones.
+    lane = models.PositiveSmallIntegerField(db_index=True)
     message_ids = models.TextField()
     began_at = models.DateTimeField()
 

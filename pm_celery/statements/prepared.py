@@ -17,11 +17,12 @@ from typing import Any
 
 from pm_celery.transience import UNKNOWN_STATEMENT, sqlstate
 
-__all__ = ["of_this_age", "prepared"]
+__all__ = ["LONGEST_SECONDS", "of_this_age", "prepared"]
 
 # How often a connection sees a statement before it is prepared.
 _USES = 2
-_LONGEST_SECONDS = 10
+# How old a plan gets, in seconds.
+LONGEST_SECONDS = 10
 _FIRST_NAME = 2**60
 _refused = False
 
@@ -34,7 +35,7 @@ def of_this_age(query: str) -> str:
     A plan that was made while the tables were empty reads them from end to end, until the server's
     statistics are renewed: so no plan gets old.
     """
-    return f"{query}-- {int(time.monotonic() / _LONGEST_SECONDS)}"
+    return f"{query}-- {int(time.monotonic() / LONGEST_SECONDS)}"
 
 
 @contextmanager

@@ -63,7 +63,9 @@ def _connection() -> Iterator[Any]:
     """A connection of psycopg's beside Django's, and of no pool: it holds the lock, and is told of work
     while Django's works."""
     wrapper: Any = connections[get_settings().database]
-    connection = wrapper.Database.connect(**wrapper.get_connection_params())
+    # Its name in pg_stat_activity tells which process leads.
+    named = {"application_name": f"pm_celery listener {os.getpid()}"}
+    connection = wrapper.Database.connect(**wrapper.get_connection_params() | named)
     try:
         connection.autocommit = True
         yield connection

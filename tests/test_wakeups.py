@@ -62,16 +62,43 @@ def test_each_queue_has_a_wake_up_of_its_own(sent: list[int], settings: Any) -> 
     assert not InboxMessage.objects.open().exists()
 
 
-def test_what_is_published_while_a_worker_is_there_needs_no_wake_up(
-    sent: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The worker claims, then somebody publishes and sends nothing; it looks once more before it leaves."""
-    late = [Placed(order_id=uuid4())]
-    publish(Placed(order_id=uuid4()))
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch) -> list[Placed]:
+    """One event more, which is published when a worker has claimed what it found first."""
+    events = [Placed(order_id=uuid4())]
 
     def claim_then_publish(lane: int, passed: Selection, *, arriving: bool) -> Claim:
         found = claim(lane, passed, arriving=arriving)
-        if late:
+        if events:
+            publish(events.pop())
+        return found
+
+    monkeypatch.setattr(engine, "claim", claim_then_publish)
+    return events
+
+
+def test_what_is_published_while_a_worker_is_there_needs_no_wake_up(
+    sent: list[int], late: list[Placed]
+) -> None:
+    """The worker claims, then somebody publishes and sends nothing; it looks once more before it leaves."""
+    publish(Placed(order_id=uuid4()))
+
+    advance(COMMON)
+
+    assert sent == [COMMON]
+    assert list(InboxMessage.objects.values_list("status", flat=True)) == ["handled"] * 2
+
+
+def test_what_is_published_when_a_worker_has_found_nothing_more_needs_no_wake_up(
+    sent: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its mark stands until it leaves, so whoever published counts on it: it must look once more."""
+    late = [Placed(order_id=uuid4())]
+    publish_many([Placed(order_id=uuid4()) for _ in range(2)])
+
+    def claim_then_publish(lane: int, passed: Selection, *, arriving: bool) -> Claim:
+        found = claim(lane, passed, arriving=arriving)
+        if late and not found.rows:
             publish(late.pop())
         return found
 
@@ -79,7 +106,7 @@ def test_what_is_published_while_a_worker_is_there_needs_no_wake_up(
     advance(COMMON)
 
     assert sent == [COMMON]
-    assert list(InboxMessage.objects.values_list("status", flat=True)) == ["handled"] * 2
+    assert list(InboxMessage.objects.values_list("status", flat=True)) == ["handled"] * 3
 
 
 def test_who_publishes_after_the_last_look_wakes_a_worker(sent: list[int]) -> None:
@@ -139,23 +166,15 @@ def test_a_second_worker_in_a_lane_leaves_it_to_the_first(sent: list[int]) -> No
 
 
 def test_nobody_counts_on_a_worker_whose_handlers_are_slow(
-    sent: list[int], monkeypatch: pytest.MonkeyPatch
+    sent: list[int], late: list[Placed], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is published while its next batch runs wakes another worker at once."""
     monkeypatch.setattr(wakeups, "_slow_until", 0.0)
     wakeups.note_pace(0.005, 1)
     assert wakeups.counted_on_for() == wakeups.AT_WORK
     wakeups.note_pace(0.050, 10)
-    late = [Placed(order_id=uuid4())]
     publish(Placed(order_id=uuid4()))
 
-    def claim_then_publish(lane: int, passed: Selection, *, arriving: bool) -> Claim:
-        found = claim(lane, passed, arriving=arriving)
-        if late:
-            publish(late.pop())
-        return found
-
-    monkeypatch.setattr(engine, "claim", claim_then_publish)
     advance(COMMON)
 
     assert sent == [COMMON, COMMON]

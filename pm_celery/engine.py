@@ -188,7 +188,7 @@ def _decide(cases: Sequence[Case]) -> None:
             decide_case(case, now, lambda: time.monotonic() > end)
         if time.monotonic() > end:
             break
-    wakeups.note_pace(time.monotonic() - began, len(cases))
+    wakeups.note_pace(time.monotonic() - began, sum(len(case.rows) for case in cases))
 
 
 def _announce(cases: Sequence[Case], recorded: Recorded) -> None:

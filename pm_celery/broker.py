@@ -23,7 +23,7 @@ from pm_celery import signals
 
 __all__ = ["Post", "post_office"]
 
-# kombu 5.7 has it, and so has nobody to catch before.
+# Since kombu 5.7, which is the first that gathers messages.
 BatchPublishError: type[Exception] = getattr(
     kombu_exceptions, "BatchPublishError", OperationalError
 )

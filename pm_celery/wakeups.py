@@ -46,8 +46,8 @@ __all__ = [
 ADVANCE_TASK = "pm_celery.advance"
 # For how long publishers count on a worker that has claimed a batch: longer than most batches last.
 AT_WORK = timedelta(milliseconds=30)
-# For how long they count on a listener that was told: longer than it may be busy, for what is outstanding for
-# little more than AT_WORK is taken for a worker that is there.
+# For how long they count on a listener that was told: much longer than AT_WORK, for what is outstanding for
+# little more than that is taken for a worker that is there.
 _TOLD = timedelta(seconds=1)
 # Handlers that wait for something keep waiting whoever counts on them. So nobody is to count on a worker for
 # some seconds after a batch in which they took longer than this, in all and each.

@@ -8,12 +8,13 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 from django.db import transaction
 
 from pm_celery import batches, clock, failures, outbox, signals, wakeups
 from pm_celery.cases import Case, HandlerFailed, decide_case
-from pm_celery.claiming import Selection, claim, lock
+from pm_celery.claiming import Passed, Selection, claim, lock
 from pm_celery.conf import get_settings
 from pm_celery.definitions import ProcessDefinition
 from pm_celery.recording import Recorded, record
@@ -32,34 +33,45 @@ def advance(lane: int) -> bool:
     it, for the same reason. True if there was more to do than time, or than one worker should do; others
     have been woken then.
     """
+    try:
+        return _advance(lane)
+    except Exception:
+        # Who comes next, be it ourselves once more, would find our mark, and leave.
+        with suppress(Exception):
+            wakeups.rest(lane)
+        raise
+
+
+def _advance(lane: int) -> bool:
     settings = get_settings()
     is_common = len(wakeups.reach(lane)) > 1
-    suspects = batches.LeftOver()
-    passed = Selection()
+    passed = Passed()
     began = time.monotonic()
-    at_rest, looks = False, 0
+    at_rest, looked_again, looks = False, False, 0
     while True:
         claimed = claim(lane, passed, arriving=looks == 0)
         looks += 1
         if claimed.is_attended:
             return False
         if not claimed.rows:
-            if at_rest:
-                suspects.forget()
+            if not at_rest:
+                wakeups.rest(lane)
+                at_rest = True
+            elif passed and not looked_again:
+                looked_again = True
+                _run_claimed(Claim(passed.rows), passed)
+            else:
                 return False
-            wakeups.rest(lane)
-            at_rest = True
             continue
         if claimed.is_full and is_common:
             batches.end(claimed.mark)
             _share(lane)
             return True
-        _run_claimed(lane, claimed, suspects, passed)
+        _run_claimed(claimed, passed)
         if is_common and time.monotonic() - began > settings.batch_seconds:
             _share(lane)
             return True
         if time.monotonic() - began > settings.advance_seconds:
-            # The suspects' marks stay: perhaps not all of them were looked at.
             wakeups.rest(lane)
             if is_common:
                 # Where there is a listener, it goes on; two at a time would be in each other's way.
@@ -69,6 +81,7 @@ def advance(lane: int) -> bool:
             return True
         # One message at the first look is most often all there is: then the next look is the last one. In a
         # stream there is more by now, and who publishes meanwhile is to go on counting on us.
+        looked_again = False
         at_rest = looks == 1 and len(claimed.rows) == 1
         if at_rest:
             wakeups.rest(lane)
@@ -83,17 +96,18 @@ def _share(lane: int) -> None:
 # -- one batch --------------------------------------------------------------------------------------
 
 
-def _run_claimed(lane: int, claimed: Claim, suspects: batches.LeftOver, passed: Selection) -> None:
+def _run_claimed(claimed: Claim, passed: Passed) -> None:
     """Run what was claimed: together what may be, alone what was tried before or is suspect."""
-    suspects.add(claimed.left_over)
+    suspects = batches.suspect_messages_of(claimed.left_over)
     together, alone = Selection(), Selection()
     for row in claimed.rows:
         if row.process:
-            (alone if row.attempts or row.id in suspects.message_ids else together).add(row)
+            (alone if row.tried or row.id in suspects else together).add(row)
     # An instance with one suspect message is not to be run with the others either.
-    together.keys -= alone.keys
+    for key in alone.keys:
+        together.keys.pop(key, None)
     if together:
-        _run(lane, together, passed, claimed.mark)
+        _run(together, passed, claimed.mark)
     else:
         batches.end(claimed.mark)
     for selection in alone.each():
@@ -101,13 +115,16 @@ def _run_claimed(lane: int, claimed: Claim, suspects: batches.LeftOver, passed: 
     for row in claimed.rows:
         if not row.process:
             route_unrouted(row.id)
+    if claimed.beside:
+        # Their own workers may have passed over what we held, and we do not look there again.
+        wakeups.wake(wakeups.partitions_with_work(claimed.beside))
 
 
-def _run(lane: int, selection: Selection, passed: Selection, mark: int | None = None) -> None:
+def _run(selection: Selection, passed: Passed, mark: int | None = None) -> None:
     """Run a batch; if a handler raises, note its failure and run the other cases one by one."""
     alias = get_settings().database
     if mark is None:
-        mark = batches.begin(lane, selection.message_ids)
+        mark = batches.begin(selection.message_ids)
     try:
         repeated(alias, lambda: _transact(selection, passed, mark=mark))
     except HandlerFailed as failed:
@@ -116,7 +133,7 @@ def _run(lane: int, selection: Selection, passed: Selection, mark: int | None = 
         culprit = failed.case
         for single in selection.each():
             if len(selection) > 1 and not _is_of(single, culprit):
-                _run(lane, single, passed)
+                _run(single, passed)
     except Exception as error:
         # No handler raised this: recording failed, and it is not known whose fault it was.
         batches.end(mark)
@@ -126,7 +143,7 @@ def _run(lane: int, selection: Selection, passed: Selection, mark: int | None = 
             _run_counted(selection, passed)
             return
         for single in selection.each():
-            _run(lane, single, passed)
+            _run(single, passed)
 
 
 def _is_of(selection: Selection, case: Case) -> bool:
@@ -134,14 +151,14 @@ def _is_of(selection: Selection, case: Case) -> bool:
     return (first.process, first.key) in selection.keys or first.id in selection.ids
 
 
-def _note_failure(failed: HandlerFailed, passed: Selection) -> None:
+def _note_failure(failed: HandlerFailed, passed: Passed) -> None:
     """Count a failed run; what stood before it in its instance is run again first, without it."""
     alias = get_settings().database
     before = [
         row for row in failed.case.rows if row.id < failed.row.id and row.due_at <= clock.now()
     ]
     if before and isinstance(failed.case.listener, ProcessDefinition):
-        selection = Selection(keys={(failed.row.process, failed.row.key)})
+        selection = Selection({(failed.row.process, failed.row.key): {}})
         try:
             repeated(alias, lambda: _transact(selection, passed, before=failed.row.id))
         except HandlerFailed as earlier:
@@ -158,7 +175,7 @@ def _note_failure(failed: HandlerFailed, passed: Selection) -> None:
 
 def _transact(
     selection: Selection,
-    passed: Selection,
+    passed: Passed,
     *,
     mark: int | None = None,
     before: int | None = None,
@@ -214,7 +231,7 @@ def _announce(cases: Sequence[Case], recorded: Recorded) -> None:
 # -- one message at a time --------------------------------------------------------------------------
 
 
-def _run_counted(selection: Selection, passed: Selection) -> None:
+def _run_counted(selection: Selection, passed: Passed) -> None:
     """Run the first message of a case by itself; its attempt is counted, and committed, before.
 
     A message that kills its worker so runs out of attempts instead of looping.
@@ -224,8 +241,7 @@ def _run_counted(selection: Selection, passed: Selection) -> None:
     if row is None:
         # Nothing is due here (its first message waits, and what is behind it now waits too), or another
         # worker is at it.
-        passed.keys |= selection.keys
-        passed.ids |= selection.ids
+        passed.note(selection, held=())
         return
     try:
         recorded = repeated(alias, lambda: _transact(selection, passed, before=row.id + 1))

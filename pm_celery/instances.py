@@ -11,7 +11,6 @@ from pm_celery import clock, inbox, signals
 from pm_celery.conf import get_settings
 from pm_celery.exceptions import Refused
 from pm_celery.failures import record_status
-from pm_celery.keys import partition_of
 from pm_celery.models import DeadLetter, InboxMessage, Instance, OutboxCommand, Timer
 from pm_celery.recording import skip_parked
 from pm_celery.rows import NewMessage
@@ -29,7 +28,10 @@ __all__ = [
 
 
 def locked(instance_id: int) -> Instance:
-    """The instance under its row lock, inside the caller's transaction. Raises ``Refused``."""
+    """The instance under its row lock, inside the caller's transaction. Raises ``Refused``.
+
+    A worker that meets the lock passes over it, so one is woken when it is released.
+    """
     found = (
         Instance.objects.using(get_settings().database)
         .select_for_update()
@@ -38,6 +40,7 @@ def locked(instance_id: int) -> Instance:
     )
     if found is None:
         raise Refused("there is no such instance")
+    wake_on_commit([found.partition])
     return found
 
 
@@ -114,7 +117,6 @@ def resume(
         status="skipped", reason="the instance was resumed before", handled_at=now
     )
     rows.filter(status__in=statuses).update(status="pending", due_at=clock.at_once(), reason="")
-    wake_on_commit([partition_of(instance.process, instance.key)])
 
 
 def give_up(alias: str, instance: Instance, by: str, now: datetime) -> None:

@@ -12,6 +12,7 @@ from pm_celery.conf import get_settings
 from pm_celery.durations import Duration, parse_duration
 from pm_celery.models import DeadLetter, InboxMessage, Instance, OutboxCommand, Timer, Transition
 from pm_celery.models.outbox import UNSETTLED
+from pm_celery.wakeups import wake_on_commit
 
 __all__ = ["prune"]
 
@@ -49,6 +50,8 @@ def _prune_instances(alias: str, before: datetime, batch: int) -> int:
             .exclude(Exists(unsettled))[:batch]
         )
         ids = [instance.pk for instance in ended]
+        # A worker that meets our locks passes over them.
+        wake_on_commit({instance.partition for instance in ended})
         # A letter that was opened between our query and its lock: leave its instance alone.
         spared = set(
             DeadLetter.objects.using(alias)

@@ -9,16 +9,20 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 __all__ = [
+    "SUSPECT",
     "Claim",
     "Claimed",
     "CommandRow",
     "InboxMark",
     "InboxRow",
     "InstanceRow",
-    "LeftBatch",
     "NewMessage",
     "TransitionRow",
 ]
+
+
+# Why an open message is to be run alone, although no run of it was counted.
+SUSPECT = "a worker died that had it in a batch"
 
 
 @dataclass(slots=True)
@@ -45,33 +49,27 @@ class NewMessage:
 
 @dataclass(slots=True)
 class Claimed:
-    """A due message, seen but not locked yet."""
+    """A due message, seen but not locked yet; tried, if it failed before, or is suspect of having killed
+    its worker."""
 
     id: int
     process: str
     key: str
-    attempts: int
-
-
-@dataclass(slots=True)
-class LeftBatch:
-    """The mark of a batch that nobody works on any more; its message ids are a JSON list."""
-
-    id: int
-    message_ids: str
+    tried: bool
 
 
 @dataclass(slots=True)
 class Claim:
-    """What a batch is to look at; the mark that it begins, None if no row is without attempts; whether
-    there is a backlog, of which this is but the beginning; marks that were left over; and whether a worker
-    is at it, so that nothing was claimed."""
+    """What a batch is to look at; the mark that it begins, None if all of it was tried before; whether
+    there is a backlog, of which this is but the beginning; marks that were left over; whether a worker
+    is at it, so that nothing was claimed; and the partitions of other lanes that were looked at as well."""
 
     rows: list[Claimed] = field(default_factory=list)
     mark: int | None = None
     is_full: bool = False
-    left_over: list[LeftBatch] = field(default_factory=list)
+    left_over: list[int] = field(default_factory=list)
     is_attended: bool = False
+    beside: list[int] = field(default_factory=list)
 
 
 @dataclass(slots=True)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from datetime import timedelta
+
+from django.db import connections
 
 from pm_celery import clock, engine, execution, ticks
 from pm_celery.conf import get_settings
@@ -49,6 +53,30 @@ def drain() -> None:
         if not ran and not due and not OutboxCommand.objects.using(alias).due(now).exists():
             return
     raise AssertionError(f"still something due after {MOST_ROUNDS} rounds")
+
+
+class Worker(threading.Thread):
+    """A worker in a thread, with a connection of its own; ``finish`` raises what it raised."""
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        super().__init__(daemon=True)
+        self.work = work
+        self.error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.work()
+        except BaseException as error:  # noqa: BLE001 -- raised again in finish()
+            self.error = error
+        finally:
+            connections.close_all()
+
+    def finish(self) -> None:
+        self.join(timeout=60)
+        assert not self.is_alive(), "the worker hangs"
+        if self.error is not None:
+            raise self.error
 
 
 class Time(ExitStack):

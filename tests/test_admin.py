@@ -220,7 +220,7 @@ def rows() -> dict[type[Model], Model]:
     letter = make_letter(f"dead {HTML}")
     instance = make_instance(f"order {HTML}")
     return {
-        Batch: Batch.objects.create(lane=1, message_ids=json.dumps([HTML]), began_at=now()),
+        Batch: Batch.objects.create(message_ids=json.dumps([HTML]), began_at=now()),
         DeadLetter: letter,
         Heartbeat: Heartbeat.objects.create(name=f"tick {HTML}", beat_at=now()),
         InboxMessage: make_message(instance),

@@ -34,7 +34,7 @@ from pm_celery import (
     transience,
 )
 from pm_celery import instances as verbs
-from pm_celery.claiming import Selection, claim
+from pm_celery.claiming import Passed, Selection, claim
 from pm_celery.engine import advance
 from pm_celery.keys import partition_of
 from pm_celery.models import Batch, DeadLetter, InboxMessage, Instance, OutboxCommand, Timer
@@ -114,7 +114,7 @@ def test_an_event_that_waits_and_was_in_a_batch_that_died_is_given_up_in_time(ti
     declare_patient()
     publish(Early("k"))
     row = InboxMessage.objects.get()
-    Batch.objects.create(lane=row.partition, message_ids=f"[{row.pk}]", began_at=clock.now())
+    Batch.objects.create(message_ids=f"[{row.pk}]", began_at=clock.now())
     drain()
 
     time.elapse("2h")
@@ -354,12 +354,12 @@ def test_a_policys_retry_keeps_its_wait_though_another_worker_has_claimed_it_bef
 
     publish(Started("k"))
     row = InboxMessage.objects.get()
-    seen_by_b, passed = Selection(), Selection()
+    seen_by_b, passed = Selection(), Passed()
     for found in claim(row.partition, passed).rows:
         seen_by_b.add(found)
 
     advance(row.partition)
-    engine._run(row.partition, seen_by_b, passed)
+    engine._run(seen_by_b, passed)
 
     assert ran == [1]
 

@@ -25,8 +25,7 @@ QUESTIONS: dict[str, Callable[[], object]] = {
         [],
         clock.now(),
         100,
-        {("tests.Order", "x")},
-        {1},
+        [1],
         *[clock.now()] * 3,
     ),
     "pm_inbox_of_instance": lambda: statements("default").read_open(

@@ -14,7 +14,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from django.db import connection, connections, transaction
+from django.db import connection, transaction
 
 from pm_celery import (
     ProcessManager,
@@ -31,7 +31,7 @@ from pm_celery.exceptions import Refused, UnusableKey
 from pm_celery.keys import PARTITIONS, correlation_key, partition_of
 from pm_celery.models import DeadLetter, InboxMessage, Instance, OutboxCommand, Transition
 from pm_celery.registry import isolated_registries
-from tests.driving import Time, advance_all, drain
+from tests.driving import Time, Worker, advance_all, drain
 from tests.testapp.models import Effect
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -418,30 +418,6 @@ def test_a_partition_is_the_same_in_every_process_and_release() -> None:
 # -- races -------------------------------------------------------------------------------------------
 
 
-class Worker(threading.Thread):
-    """A worker in a thread, with a connection of its own; ``finish`` raises what it raised."""
-
-    def __init__(self, work: Callable[[], object]) -> None:
-        super().__init__(daemon=True)
-        self.work = work
-        self.error: BaseException | None = None
-        self.start()
-
-    def run(self) -> None:
-        try:
-            self.work()
-        except BaseException as error:  # noqa: BLE001 -- raised again in finish()
-            self.error = error
-        finally:
-            connections.close_all()
-
-    def finish(self) -> None:
-        self.join(timeout=60)
-        assert not self.is_alive(), "the worker hangs"
-        if self.error is not None:
-            raise self.error
-
-
 @contextmanager
 def handler_held(process: dict[str, threading.Event]) -> Iterator[None]:
     """Wait until a handler is inside, and let it go on at the end."""
@@ -507,6 +483,20 @@ def test_two_first_events_of_a_key_on_two_workers_give_one_instance() -> None:
     assert notes(process, "T-1") == ["first", "second"]
 
 
+def advance_and_meet(lane: int, meeting: threading.Barrier) -> None:
+    """Advance a lane, and wait for the other worker before the first instance is inserted."""
+    met: list[str] = []
+
+    def meet(execute: Any, sql: str, parameters: Any, many: bool, context: Any) -> Any:
+        if "INSERT INTO pm_celery_instance" in sql and not met:
+            met.append(sql)
+            meeting.wait(timeout=30)
+        return execute(sql, parameters, many, context)
+
+    with connection.execute_wrapper(meet):
+        engine.advance(lane)
+
+
 @pytest.mark.postgresql
 def test_two_workers_that_both_find_no_instance_create_one() -> None:
     """Conformance 11. Schedule: two workers, one in the lane of the partition and one in that of all, have
@@ -518,17 +508,9 @@ def test_two_workers_that_both_find_no_instance_create_one() -> None:
     publish(TicketReopened("T-1", "second"))
     meeting = threading.Barrier(2)
 
-    def meet(execute: Any, sql: str, parameters: Any, many: bool, context: Any) -> Any:
-        if "INSERT INTO pm_celery_instance" in sql:
-            meeting.wait(timeout=30)
-        return execute(sql, parameters, many, context)
-
-    def work(lane: int) -> None:
-        with connection.execute_wrapper(meet):
-            engine.advance(lane)
-
-    workers = [Worker(partial(work, lane)) for lane in (partition, ALL_PARTITIONS)]
-    for worker in workers:
+    for worker in [
+        Worker(partial(advance_and_meet, lane, meeting)) for lane in (partition, ALL_PARTITIONS)
+    ]:
         worker.finish()
 
     assert not meeting.broken
@@ -546,17 +528,9 @@ def test_a_worker_that_waited_for_a_key_s_first_event_does_not_handle_it_again()
     publish(TicketOpened("T-1"))
     meeting = threading.Barrier(2)
 
-    def meet(execute: Any, sql: str, parameters: Any, many: bool, context: Any) -> Any:
-        if "INSERT INTO pm_celery_instance" in sql:
-            meeting.wait(timeout=30)
-        return execute(sql, parameters, many, context)
-
-    def work(lane: int) -> None:
-        with connection.execute_wrapper(meet):
-            engine.advance(lane)
-
-    workers = [Worker(partial(work, lane)) for lane in (partition, ALL_PARTITIONS)]
-    for worker in workers:
+    for worker in [
+        Worker(partial(advance_and_meet, lane, meeting)) for lane in (partition, ALL_PARTITIONS)
+    ]:
         worker.finish()
 
     assert not meeting.broken

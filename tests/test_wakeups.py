@@ -12,7 +12,7 @@ from django.db import connection
 
 from pm_celery import clock, engine, publish, publish_many, ticks, wakeups
 from pm_celery.broker import Post
-from pm_celery.claiming import Selection, claim
+from pm_celery.claiming import Passed, claim
 from pm_celery.engine import advance
 from pm_celery.keys import PARTITIONS
 from pm_celery.models import InboxMessage, Wakeup
@@ -67,7 +67,7 @@ def late(monkeypatch: pytest.MonkeyPatch) -> list[Placed]:
     """One event more, which is published when a worker has claimed what it found first."""
     events = [Placed(order_id=uuid4())]
 
-    def claim_then_publish(lane: int, passed: Selection, *, arriving: bool) -> Claim:
+    def claim_then_publish(lane: int, passed: Passed, *, arriving: bool) -> Claim:
         found = claim(lane, passed, arriving=arriving)
         if events:
             publish(events.pop())
@@ -96,7 +96,7 @@ def test_what_is_published_when_a_worker_has_found_nothing_more_needs_no_wake_up
     late = [Placed(order_id=uuid4())]
     publish_many([Placed(order_id=uuid4()) for _ in range(2)])
 
-    def claim_then_publish(lane: int, passed: Selection, *, arriving: bool) -> Claim:
+    def claim_then_publish(lane: int, passed: Passed, *, arriving: bool) -> Claim:
         found = claim(lane, passed, arriving=arriving)
         if late and not found.rows:
             publish(late.pop())

@@ -12,7 +12,7 @@ __all__ = ["BatchAdmin", "HeartbeatAdmin", "WakeupAdmin"]
 
 @admin.register(Batch)
 class BatchAdmin(ReadOnlyAdmin):
-    list_display = ("id", "lane", "began_at")
+    list_display = ("id", "began_at")
 
 
 @admin.register(Heartbeat)

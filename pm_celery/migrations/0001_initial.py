@@ -23,9 +23,8 @@ class Migration(migrations.Migration):
                         auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
                     ),
                 ),
-                ("lane", models.PositiveSmallIntegerField(db_index=True)),
                 ("message_ids", models.TextField()),
-                ("began_at", models.DateTimeField()),
+                ("began_at", models.DateTimeField(db_index=True)),
             ],
             options={
                 "verbose_name": "batch",

@@ -28,10 +28,9 @@ class Batch(models.Model):
     """A batch began: committed before it, deleted by its own commit. A row that is left over, and that
     nobody holds locked, tells that a worker died in it; its messages are then run one at a time."""
 
-    # Indexed although it holds few rows: until the next vacuum it is full of deleted ones.
-    lane = models.PositiveSmallIntegerField(db_index=True)
     message_ids = models.TextField()
-    began_at = models.DateTimeField()
+    # Indexed although it holds few rows: until the next vacuum it is full of deleted ones.
+    began_at = models.DateTimeField(db_index=True)
 
     class Meta:
         verbose_name = _("batch")
@@ -39,7 +38,7 @@ class Batch(models.Model):
         default_permissions = ()
 
     def __str__(self) -> str:
-        return f"{self.lane} {self.began_at}"
+        return str(self.began_at)
 
 
 class Heartbeat(models.Model):

@@ -46,17 +46,16 @@ class Statements(Protocol):
         others: Sequence[int],
         now: datetime,
         limit: int,
-        passed_keys: Collection[InstanceKey],
-        passed_ids: Collection[int],
+        passed: Collection[int],
         awake_until: datetime,
         attended_until: datetime,
         began_before: datetime,
     ) -> Claim:
-        """Due messages but for those passed over, the first partition's before those of the next; in a
-        backlog of the first, most are the longest overdue, some the newest. The newest one of each of the
+        """Due messages but for those passed over, by id, the first partition's before those of the next; in
+        a backlog of the first, most are the longest overdue, some the newest. The newest one of each of the
         others is taken along.
 
-        Where there are any, it commits the mark that a batch of those without attempts begins, and until
+        Where there are any, it commits the mark that a batch of those not tried before begins, and until
         when the lane's wake-up is outstanding; and finds the marks, of batches that began before, that
         nobody holds. Nothing is claimed where the lane's wake-up is outstanding, but not beyond
         ``attended_until``: then a worker is there."""
@@ -94,7 +93,7 @@ class Statements(Protocol):
         """Write instances back, append transitions, put commands into the outbox, and note what became
         of messages: what was decided in one transaction at one moment."""
 
-    def begin_batch(self, alias: str, lane: int, message_ids: str, now: datetime) -> int:
+    def begin_batch(self, alias: str, message_ids: str, now: datetime) -> int:
         """Commit the mark that a batch begins; its id."""
 
     def take_commands(self, alias: str, command_ids: Sequence[UUID]) -> list[OutboxCommand]:

@@ -23,13 +23,13 @@ from pm_celery.models import (
     Wakeup,
 )
 from pm_celery.rows import (
+    SUSPECT,
     Claim,
     Claimed,
     CommandRow,
     InboxMark,
     InboxRow,
     InstanceRow,
-    LeftBatch,
     NewMessage,
     TransitionRow,
 )
@@ -73,8 +73,7 @@ def claim(
     others: Sequence[int],
     now: datetime,
     limit: int,
-    passed_keys: Collection[InstanceKey],
-    passed_ids: Collection[int],
+    passed: Collection[int],
     awake_until: datetime,
     attended_until: datetime,
     began_before: datetime,
@@ -84,11 +83,9 @@ def claim(
         if marks.filter(outstanding_until__gt=now, outstanding_until__lte=attended_until).exists():
             return Claim(is_attended=True)
     due = InboxMessage.objects.using(alias).due(_ANY_PARTITION, now)
-    if passed_keys:
-        due = due.exclude(_any_of(passed_keys))
-    if passed_ids:
-        due = due.exclude(pk__in=passed_ids)
-    rows = due.values_list("id", "process", "key", "attempts")
+    if passed:
+        due = due.exclude(pk__in=passed)
+    rows = due.values_list("id", "process", "key", "attempts", "reason")
     first = partitions[0]
     most = limit - limit // 4
     found = _of_partitions(alias, rows[:most], partitions, most)
@@ -101,22 +98,23 @@ def claim(
     if not found:
         return Claim()
     found += _of_partitions(alias, rows.order_by("-due_at", "-id")[:1], others)
-    claimed = [Claimed(*row) for row in found]
-    left = _left_over(alias, [lane, *partitions], began_before)
+    claimed = [
+        Claimed(id_, process, key, attempts > 0 or reason == SUSPECT)
+        for id_, process, key, attempts, reason in found
+    ]
+    left = _left_over(alias, began_before)
     _set_outstanding(alias, lane, awake_until)
-    without_attempts = [row.id for row in claimed if row.attempts == 0]
-    mark = None
-    if without_attempts:
-        mark = begin_batch(alias, lane, json.dumps(without_attempts), now)
+    untried = [row.id for row in claimed if not row.tried]
+    mark = begin_batch(alias, json.dumps(untried), now) if untried else None
     return Claim(claimed, mark, is_full, left)
 
 
-def _left_over(alias: str, lanes: Sequence[int], began_before: datetime) -> list[LeftBatch]:
-    left = Batch.objects.using(alias).filter(lane__in=lanes, began_at__lte=began_before)
+def _left_over(alias: str, began_before: datetime) -> list[int]:
+    left = Batch.objects.using(alias).filter(began_at__lte=began_before)
     if not left.exists():
         return []
     with transaction.atomic(using=alias, durable=True):
-        return [LeftBatch(*row) for row in _locked(left).values_list("id", "message_ids")]
+        return list(_locked(left).values_list("id", flat=True))
 
 
 def _of_partitions(
@@ -131,10 +129,10 @@ def _of_partitions(
     query, values = rows.query.get_compiler(using=alias).as_sql()
     parts = [f"SELECT * FROM ({query}) AS part_{partition}" for partition in partitions]
     limit = "" if most is None else f" LIMIT {most:d}"
+    # By its place: the id of a message that was passed over may be the same number.
+    at = values.index(_ANY_PARTITION)
     parameters = [
-        partition if value == _ANY_PARTITION else value
-        for partition in partitions
-        for value in values
+        value for partition in partitions for value in (*values[:at], partition, *values[at + 1 :])
     ]
     with connections[alias].cursor() as cursor:
         cursor.execute(" UNION ALL ".join(parts) + limit, parameters)
@@ -275,8 +273,8 @@ def _mark_messages(alias: str, marks: Sequence[InboxMark]) -> None:
         )
 
 
-def begin_batch(alias: str, lane: int, message_ids: str, now: datetime) -> int:
-    mark = Batch.objects.using(alias).create(lane=lane, message_ids=message_ids, began_at=now)
+def begin_batch(alias: str, message_ids: str, now: datetime) -> int:
+    mark = Batch.objects.using(alias).create(message_ids=message_ids, began_at=now)
     return int(mark.pk)
 
 

@@ -7,7 +7,6 @@ of a batch's CPU. What is executed here passes Django's wrappers (errors, query 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import fields
 from datetime import datetime
@@ -21,13 +20,13 @@ from django.db.backends.utils import CursorWrapper
 
 from pm_celery.models import OutboxCommand
 from pm_celery.rows import (
+    SUSPECT,
     Claim,
     Claimed,
     CommandRow,
     InboxMark,
     InboxRow,
     InstanceRow,
-    LeftBatch,
     NewMessage,
     TransitionRow,
 )
@@ -138,6 +137,8 @@ _INSERT_FEW_MESSAGES = f"""
 # or a broker, and are worth nothing after the server's own.
 _WITHOUT_WAITING = "SELECT set_config('synchronous_commit', 'off', true)"
 
+_CLAIMED = f"id, process, key, attempts > 0 OR reason = '{SUSPECT}' AS tried"
+
 # What is due, the mark that a batch of it begins, and that of its wake-up; and the older marks that nobody
 # holds. Where the first partition has a backlog, three quarters are the longest overdue, and one quarter is
 # the newest; and the newest one of some others is taken along, so that fresh events get through. ORDER BY
@@ -150,47 +151,42 @@ _CLAIM = f"""
     ), overdue AS (
         SELECT message.* FROM unnest(%b::int[]) AS looked(at)
         CROSS JOIN LATERAL (
-            SELECT id, process, key, attempts FROM pm_celery_inboxmessage AS message
+            SELECT {_CLAIMED} FROM pm_celery_inboxmessage AS message
             WHERE partition = looked.at AND status IN ('pending', 'waiting') AND due_at <= %s {{passed}}
             ORDER BY partition, due_at, id LIMIT %s
         ) AS message WHERE NOT EXISTS (SELECT FROM attended) LIMIT %s
     ), newest AS (
-        SELECT id, process, key, attempts FROM pm_celery_inboxmessage AS message
+        SELECT {_CLAIMED} FROM pm_celery_inboxmessage AS message
         WHERE partition = %s AND status IN ('pending', 'waiting') AND due_at <= %s {{passed}}
           AND (SELECT count(*) FROM overdue) >= %s
         ORDER BY partition DESC, due_at DESC, id DESC LIMIT %s
     ), newest_of_others AS (
         SELECT message.* FROM unnest(%b::int[]) AS looked(at)
         CROSS JOIN LATERAL (
-            SELECT id, process, key, attempts FROM pm_celery_inboxmessage AS message
+            SELECT {_CLAIMED} FROM pm_celery_inboxmessage AS message
             WHERE partition = looked.at AND status IN ('pending', 'waiting') AND due_at <= %s {{passed}}
             ORDER BY partition DESC, due_at DESC, id DESC LIMIT 1
         ) AS message WHERE EXISTS (SELECT FROM overdue)
     ), claimed AS (
         SELECT * FROM overdue UNION SELECT * FROM newest UNION SELECT * FROM newest_of_others
     ), mark AS (
-        INSERT INTO pm_celery_batch (lane, message_ids, began_at)
-        SELECT %s, json_agg(claimed.id)::text, %s FROM claimed, quick
-        WHERE attempts = 0 HAVING count(*) > 0
+        INSERT INTO pm_celery_batch (message_ids, began_at)
+        SELECT json_agg(claimed.id)::text, %s FROM claimed, quick
+        WHERE NOT tried HAVING count(*) > 0
         RETURNING id
     ), awake AS (
         INSERT INTO pm_celery_wakeup (lane, outstanding_until)
         SELECT %s, %s FROM quick WHERE EXISTS (SELECT FROM claimed)
         ON CONFLICT (lane) DO UPDATE SET outstanding_until = EXCLUDED.outstanding_until
     ), left_over AS (
-        SELECT id, message_ids FROM pm_celery_batch
-        WHERE lane = ANY(%b) AND began_at <= %s FOR UPDATE SKIP LOCKED
+        SELECT id FROM pm_celery_batch WHERE began_at <= %s FOR UPDATE SKIP LOCKED
     )
-    SELECT id, process, key, attempts, (SELECT id FROM mark), (SELECT count(*) FROM overdue),
-           (SELECT json_agg(json_build_array(id, message_ids))::text FROM left_over),
+    SELECT id, process, key, tried, (SELECT id FROM mark), (SELECT count(*) FROM overdue),
+           (SELECT array_agg(id) FROM left_over),
            EXISTS (SELECT FROM attended)
     FROM (VALUES (true)) AS once LEFT JOIN claimed ON true
 """
-_PASSED_KEYS = """
-    AND NOT EXISTS (SELECT FROM unnest(%b::text[], %b::text[]) AS passed(process, key)
-                    WHERE passed.process = message.process AND passed.key = message.key)
-"""
-_PASSED_IDS = "AND id <> ALL(%b::bigint[])"
+_PASSED = "AND id <> ALL(%b::bigint[])"
 
 # An array whose length the planner does not see is taken for one of ten. Of one that it sees, it makes a new
 # plan each time, because that of a single key seems cheaper than the prepared one.
@@ -297,8 +293,8 @@ _FINISH_COMMANDS = f"""
 """
 
 _BEGIN_BATCH = f"""
-    INSERT INTO pm_celery_batch (lane, message_ids, began_at)
-    SELECT %s, %s, %s FROM ({_WITHOUT_WAITING}) AS quick RETURNING id
+    INSERT INTO pm_celery_batch (message_ids, began_at)
+    SELECT %s, %s FROM ({_WITHOUT_WAITING}) AS quick RETURNING id
 """
 
 # It looks before it writes, because most often there is one outstanding, and a statement that writes
@@ -345,34 +341,26 @@ def claim(
     others: Sequence[int],
     now: datetime,
     limit: int,
-    passed_keys: Collection[InstanceKey],
-    passed_ids: Collection[int],
+    passed: Collection[int],
     awake_until: datetime,
     attended_until: datetime,
     began_before: datetime,
 ) -> Claim:
-    passed = ""
-    but_for: list[Any] = []
-    if passed_keys:
-        passed += _PASSED_KEYS
-        but_for += _pairs(passed_keys)
-    if passed_ids:
-        passed += _PASSED_IDS
-        but_for.append(list(passed_ids))
+    but_for = [list(passed)] if passed else []
     first, looked = partitions[0], list(partitions)
     newest = limit // 4
     overdue = limit - newest
     rows = _fetch(
         alias,
-        _CLAIM.format(passed=passed),
+        _CLAIM.format(passed=_PASSED if passed else ""),
         [
             *(lane, now, attended_until),
             *(looked, now, *but_for, overdue, overdue),
             *(first, now, *but_for, overdue, newest),
             *(list(others), now, *but_for),
-            *(lane, now),
+            now,
             *(lane, awake_until),
-            *([lane, *partitions], began_before),
+            began_before,
         ],
     )
     *_, mark, longest_overdue, left, is_attended = rows[0]
@@ -382,7 +370,7 @@ def claim(
         [Claimed(*row[:4]) for row in rows],
         mark,
         longest_overdue >= overdue,
-        [LeftBatch(*batch) for batch in json.loads(left or "[]")],
+        left or [],
     )
 
 
@@ -439,8 +427,8 @@ def record(
         _run(alias, f"WITH {steps} SELECT", values, most)
 
 
-def begin_batch(alias: str, lane: int, message_ids: str, now: datetime) -> int:
-    return int(_fetch(alias, _BEGIN_BATCH, [lane, message_ids, now])[0][0])
+def begin_batch(alias: str, message_ids: str, now: datetime) -> int:
+    return int(_fetch(alias, _BEGIN_BATCH, [message_ids, now])[0][0])
 
 
 def take_commands(alias: str, command_ids: Sequence[UUID]) -> list[OutboxCommand]:

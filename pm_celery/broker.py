@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -26,6 +26,16 @@ __all__ = ["Post", "post_office"]
 # Since kombu 5.7, which is the first that gathers messages.
 BatchPublishError: type[Exception] = getattr(
     kombu_exceptions, "BatchPublishError", OperationalError
+)
+
+# After these there is no use in trying the next message. A RuntimeError says that the connection broke, and
+# was made again, in the middle of what is gathered.
+_BROKEN = (
+    OSError,
+    OperationalError,
+    RecoverableConnectionError,
+    BatchPublishError,
+    RuntimeError,
 )
 
 # One further try, soon: a web request may be waiting for us.
@@ -71,7 +81,7 @@ class Post:
                 **options,
             )
         except Exception as error:  # noqa: BLE001 -- brokers raise anything; the row is safe
-            self.broken = isinstance(error, OSError | OperationalError | RecoverableConnectionError)
+            self.broken = isinstance(error, _BROKEN)
             signals.broker_unreachable.send_robust(sender=Post, error=error, what=what)
             return False
         return True
@@ -119,18 +129,23 @@ def post_office(messages: int = 1) -> Iterator[Post]:
         return
     post = Post(app, producer)
     try:
-        with _gathering(producer, messages):
+        if messages > 1 and getattr(producer, "supports_batch_publish", False):
+            with ExitStack() as gathered:
+                gathered.enter_context(producer.batch())  # type: ignore[attr-defined]
+                yield post
+                _hand_over(gathered.pop_all(), post, messages)
+        else:
             yield post
-    except BatchPublishError as error:
-        post.broken = True
-        signals.broker_unreachable.send_robust(
-            sender=Post, error=error, what=f"some of {messages} messages"
-        )
     finally:
         producer.release()
 
 
-def _gathering(producer: Producer, messages: int) -> AbstractContextManager[object]:
-    if messages > 1 and getattr(producer, "supports_batch_publish", False):
-        return producer.batch()  # type: ignore[no-any-return, attr-defined]
-    return nullcontext()
+def _hand_over(gathered: ExitStack, post: Post, messages: int) -> None:
+    try:
+        gathered.close()
+    except Exception as error:  # noqa: BLE001 -- as above
+        if post.broken:
+            return
+        post.broken = True
+        what = f"some of {messages} messages"
+        signals.broker_unreachable.send_robust(sender=Post, error=error, what=what)

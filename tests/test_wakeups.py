@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time as clocks
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -10,7 +11,7 @@ from uuid import uuid4
 import pytest
 from django.db import connection
 
-from pm_celery import clock, engine, publish, publish_many, ticks, wakeups
+from pm_celery import clock, engine, listener, publish, publish_many, ticks, wakeups
 from pm_celery.broker import Post
 from pm_celery.claiming import Passed, claim
 from pm_celery.engine import advance
@@ -193,3 +194,21 @@ def test_publishers_that_go_on_telling_a_dead_listener_do_not_keep_the_tick_from
     with clock.travel(timedelta(seconds=2)):
         ticks.tick()
     assert sent == [COMMON]
+
+
+@pytest.mark.postgresql
+def test_while_handlers_are_slow_a_listener_wakes_the_pool_instead(
+    sent: list[int], settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Inside such a handler it would hear of nothing, and the pool would sit idle."""
+    settings.PM_CELERY = {"LISTEN": True}
+    publish(Placed(order_id=uuid4()))
+    assert sent == []
+    rounds = iter([False, True])
+
+    monkeypatch.setattr(wakeups, "_slow_until", clocks.monotonic() + 60)
+    with listener._connection() as connection:
+        listener._follow(connection, lambda: next(rounds))
+
+    assert sent == [COMMON]
+    assert InboxMessage.objects.open().exists()

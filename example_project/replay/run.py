@@ -32,19 +32,28 @@ class Stalled(Exception):
     """Nothing has been handled for too long."""
 
 
-def replay(definition: Definition, log: Log, workers: Workers, show: Show) -> float:
+def replay(
+    definition: Definition,
+    log: Log,
+    workers: Workers,
+    show: Show,
+    stop_if_asked: Callable[[], None],
+) -> float:
     """Publish all events and wait until they are handled; how many seconds that took.
 
-    Raises ``WorkerDied`` and ``Stalled``: then events are left that nobody will handle.
+    Raises ``WorkerDied`` and ``Stalled``, or what ``stop_if_asked`` raises: then events are left that nobody
+    will handle.
     """
     watch = _Watch(definition, workers, show)
     envelopes = _envelopes(definition, log)
     began = time.monotonic()
     while chunk := list(islice(envelopes, _PUBLISH_AT_ONCE)):
+        stop_if_asked()
         publish_many(chunk)
         watch.published += len(chunk)
         watch.look()
     while outcome.is_anything_due(definition.process):
+        stop_if_asked()
         watch.look()
         time.sleep(_POLL_SECONDS)
     return time.monotonic() - began

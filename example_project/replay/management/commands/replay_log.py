@@ -6,7 +6,6 @@ import contextlib
 import difflib
 import json
 import secrets
-import signal
 import tempfile
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Iterable, Iterator
@@ -22,6 +21,7 @@ from pm_celery.conf import get_settings
 from replay import outcome
 from replay.bar import Bar
 from replay.definition import Activity, Definition
+from replay.interruption import interruptible
 from replay.logs import Log, load
 from replay.queue import own_queue
 from replay.run import Stalled, replay
@@ -152,14 +152,14 @@ class Command(BaseCommand):
     def replay_with_workers(self, definition: Definition, log: Log, number: int) -> float:
         bar = Bar(len(log.events))
         with (
-            interruptible(),
+            interruptible() as stop_if_asked,
             tempfile.TemporaryDirectory(prefix="replay-") as folder,
             own_queue(definition.queue),
             self.forgetting(definition),
             Workers(definition, number, Path(folder)) as workers,
         ):
             try:
-                return replay(definition, log, workers, bar.show)
+                return replay(definition, log, workers, bar.show, stop_if_asked)
             except WorkerDied as died:
                 raise CommandError(str(died)) from died
             except Stalled as stalled:
@@ -233,17 +233,3 @@ def define(log: Log, start: Iterable[str], end: Iterable[str]) -> Definition:
     names = dict.fromkeys([*(event.activity for event in log.events), *start, *end])
     activities = tuple(Activity(name, name in start, name in end) for name in names)
     return Definition(run, activities)
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Let a polite request to end be what Ctrl-C is, so that the workers are stopped first."""
-    before = {
-        number: signal.signal(number, signal.default_int_handler)
-        for number in (signal.SIGTERM, signal.SIGHUP)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -6,10 +6,12 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from datetime import timedelta
+from typing import Any
 
+import pytest
 from django.db import connections
 
-from pm_celery import clock, engine, execution, ticks
+from pm_celery import clock, engine, execution, ticks, wakeups
 from pm_celery.conf import get_settings
 from pm_celery.durations import parse_duration
 from pm_celery.keys import PARTITIONS
@@ -77,6 +79,15 @@ class Worker(threading.Thread):
         assert not self.is_alive(), "the worker hangs"
         if self.error is not None:
             raise self.error
+
+
+def count_on_workers(patch: pytest.MonkeyPatch, settings: Any) -> None:
+    """Let publishers count on a worker that is there, however long a busy machine takes."""
+    settings.PM_CELERY = {"ADVANCE_SECONDS": 60, "BATCH_SECONDS": 60}
+    # Twice that must stay below WAKE_LEASE.
+    patch.setattr(wakeups, "AT_WORK", timedelta(seconds=2))
+    patch.setattr(wakeups, "_SLOW_SECONDS_EACH", 0.1)
+    patch.setattr(wakeups, "_slow_until", 0.0)
 
 
 class Time(ExitStack):

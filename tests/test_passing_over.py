@@ -33,7 +33,7 @@ from pm_celery.engine import advance
 from pm_celery.keys import PARTITIONS, partition_of
 from pm_celery.models import Batch, InboxMessage, Instance, Timer, Wakeup
 from pm_celery.rows import SUSPECT
-from tests.driving import Worker, advance_all
+from tests.driving import Worker, advance_all, count_on_workers
 from tests.orders import Paid, Placed, Reserved
 
 COMMON = PARTITIONS
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture
-def sent(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def sent(monkeypatch: pytest.MonkeyPatch, settings: Any) -> list[int]:
     """The lanes to which wake-ups are sent, of an order that was placed before."""
     lanes: list[int] = []
 
@@ -53,8 +53,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return True
 
     monkeypatch.setattr(Post, "send", send)
-    # However long a busy machine takes, a worker that is there is counted on; well below WAKE_LEASE.
-    monkeypatch.setattr(wakeups, "AT_WORK", timedelta(seconds=2))
+    count_on_workers(monkeypatch, settings)
     publish(Placed(order_id=ORDER))
     advance_all()
     Wakeup.objects.all().delete()

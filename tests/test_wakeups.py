@@ -18,6 +18,7 @@ from pm_celery.engine import advance
 from pm_celery.keys import PARTITIONS
 from pm_celery.models import InboxMessage, Wakeup
 from pm_celery.rows import Claim
+from tests.driving import count_on_workers
 from tests.orders import Placed
 
 # The lane of the only queue.
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture
-def sent(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def sent(monkeypatch: pytest.MonkeyPatch, settings: Any) -> list[int]:
     """The lanes to which wake-ups are sent."""
     lanes: list[int] = []
 
@@ -37,8 +38,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return True
 
     monkeypatch.setattr(Post, "send", send)
-    # However long a busy machine takes, a worker that is there is counted on; well below WAKE_LEASE.
-    monkeypatch.setattr(wakeups, "AT_WORK", timedelta(seconds=2))
+    count_on_workers(monkeypatch, settings)
     return lanes
 
 
@@ -172,10 +172,9 @@ def test_nobody_counts_on_a_worker_whose_handlers_are_slow(
     sent: list[int], late: list[Placed], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is published while its next batch runs wakes another worker at once."""
-    monkeypatch.setattr(wakeups, "_slow_until", 0.0)
     wakeups.note_pace(0.005, 1)
     assert wakeups.counted_on_for() == wakeups.AT_WORK
-    wakeups.note_pace(0.050, 10)
+    wakeups.note_pace(5, 10)
     publish(Placed(order_id=uuid4()))
 
     advance(COMMON)

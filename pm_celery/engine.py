@@ -46,6 +46,7 @@ def _advance(lane: int) -> bool:
     settings = get_settings()
     is_common = len(wakeups.reach(lane)) > 1
     passed = Passed()
+    beside: set[int] = set()
     began = time.monotonic()
     at_rest, looked_again, looks = False, False, 0
     while True:
@@ -59,7 +60,7 @@ def _advance(lane: int) -> bool:
                 at_rest = True
             elif passed and not looked_again:
                 looked_again = True
-                _run_claimed(Claim(passed.rows), passed)
+                _run_claimed(Claim(passed.rows, beside=sorted(beside)), passed)
             else:
                 return False
             continue
@@ -67,6 +68,7 @@ def _advance(lane: int) -> bool:
             batches.end(claimed.mark)
             _share(lane)
             return True
+        beside.update(claimed.beside)
         _run_claimed(claimed, passed)
         if is_common and time.monotonic() - began > settings.batch_seconds:
             _share(lane)

@@ -147,6 +147,9 @@ def lock_instances(
     pairs = [key[:2] for key in keys]
     known = _lock_instances(alias, pairs)
     missing = set(pairs) - {(row.process, row.key) for row in known}
+    if missing and connections[alias].features.has_select_for_update_skip_locked:
+        # What somebody holds is there. To insert it all the same would be to wait for him.
+        missing -= _existing(alias, missing)
     if not missing:
         return known
     _create_instances(alias, [key for key in keys if key[:2] in missing], now)
@@ -162,6 +165,14 @@ def _lock_instances(alias: str, keys: Collection[InstanceKey]) -> list[InstanceR
         .filter(_any_of(chunk))
         .values_list(*_INSTANCE)
     ]
+
+
+def _existing(alias: str, keys: Collection[InstanceKey]) -> set[InstanceKey]:
+    return {
+        row
+        for chunk in _chunks(keys)
+        for row in Instance.objects.using(alias).filter(_any_of(chunk)).values_list("process", "key")
+    }
 
 
 def _locked(rows: QuerySet[Any]) -> QuerySet[Any]:

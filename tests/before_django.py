@@ -1,4 +1,4 @@
-"""Starts PostgreSQL before Django reads its settings.
+"""Starts the test database's server before Django reads its settings.
 
 A pytest plugin of its own, named in `addopts`: pytest-django has read the settings by the time that
 conftest.py is imported.
@@ -13,10 +13,11 @@ from collections.abc import Generator
 
 import pytest
 
-from tests.servers import PostgresServer, ServerFailed, ServerMissing
+from tests.servers import MariaDbServer, PostgresServer, ServerFailed, ServerMissing
 
-# The PostgreSQL that holds the test database, or the reason why there is none.
+# The server that holds the test database, or the reason why there is none.
 postgres_key = pytest.StashKey[PostgresServer]()
+mariadb_key = pytest.StashKey[MariaDbServer]()
 missing_key = pytest.StashKey[str]()
 
 
@@ -31,13 +32,20 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
     folder = tempfile.mkdtemp(prefix="pm-celery-")
     early_config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
     os.environ["PM_TEST_DIR"] = folder
-    if os.environ.get("PM_TEST_DB") == "postgres":
-        start_postgres(early_config)
+    match os.environ.get("PM_TEST_DB"):
+        case "postgres":
+            postgres = PostgresServer(install=True, durable=False)
+            if start(early_config, postgres, "PM_TEST_PG"):
+                early_config.stash[postgres_key] = postgres
+        case "mariadb":
+            mariadb = MariaDbServer(install=True, durable=False)
+            if start(early_config, mariadb, "PM_TEST_MARIADB"):
+                early_config.stash[mariadb_key] = mariadb
     return (yield)
 
 
-def start_postgres(config: pytest.Config) -> None:
-    server = PostgresServer(install=True, durable=False)
+def start(config: pytest.Config, server: PostgresServer | MariaDbServer, prefix: str) -> bool:
+    """Starts the server for as long as pytest runs, and tells the settings where; whether it is there."""
     try:
         server.start()
     except ServerMissing as missing:
@@ -46,11 +54,11 @@ def start_postgres(config: pytest.Config) -> None:
         # Settings that can be imported; conftest.py skips every test, by name, with this reason.
         os.environ["PM_TEST_DB"] = "sqlite"
         config.stash[missing_key] = str(missing)
-        return
+        return False
     except ServerFailed as failed:
         raise pytest.UsageError(str(failed)) from None
     config.add_cleanup(server.stop)
-    config.stash[postgres_key] = server
-    os.environ["PM_TEST_PG_HOST"] = server.host
-    os.environ["PM_TEST_PG_PORT"] = str(server.port)
-    os.environ["PM_TEST_PG_USER"] = server.user
+    os.environ[f"{prefix}_HOST"] = server.host
+    os.environ[f"{prefix}_PORT"] = str(server.port)
+    os.environ[f"{prefix}_USER"] = server.user
+    return True

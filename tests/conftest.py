@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
 import pytest
 
-from tests.before_django import missing_key, postgres_key, servers_are_required
+from tests.before_django import mariadb_key, missing_key, postgres_key, servers_are_required
+from tests.databases import database, lacks
 from tests.driving import Time
-from tests.servers import PostgresServer, RedisServer, Server, ServerMissing
+from tests.servers import MariaDbServer, PostgresServer, RedisServer, Server, ServerMissing
 
 S = TypeVar("S", bound=Server)
 
@@ -38,6 +38,7 @@ def time() -> Iterator[Time]:
 SERVERS: dict[str, type[Server]] = {
     "redis_url": RedisServer,
     "postgres_server": PostgresServer,
+    "mariadb_server": MariaDbServer,
 }
 
 
@@ -55,6 +56,16 @@ def postgres_server(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
         yield request.config.stash[postgres_key]
         return
     with started(PostgresServer()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mariadb_server(request: pytest.FixtureRequest) -> Iterator[MariaDbServer]:
+    """A MariaDB of our own, for databases besides the test database."""
+    if mariadb_key in request.config.stash:
+        yield request.config.stash[mariadb_key]
+        return
+    with started(MariaDbServer()) as server:
         yield server
 
 
@@ -78,9 +89,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if missing_key in config.stash:
         for item in items:
             item.add_marker(pytest.mark.skip(reason=config.stash[missing_key]))
-    # Deselected rather than skipped: they run in the suite's other half.
-    elsewhere = "sqlite" if os.environ.get("PM_TEST_DB") == "postgres" else "postgresql"
-    dropped = [item for item in items if item.get_closest_marker(elsewhere)]
+    for item in items:
+        for marker in item.iter_markers("needs"):
+            for reason in filter(None, map(lacks, marker.args)):
+                item.add_marker(pytest.mark.skip(reason=reason))
+    # Deselected rather than skipped: they run where that is the database.
+    elsewhere = {"sqlite", "postgresql", "mariadb"} - {database()}
+    dropped = [item for item in items if any(map(item.get_closest_marker, elsewhere))]
     if dropped:
         config.hook.pytest_deselected(items=dropped)
         items[:] = [item for item in items if item not in dropped]

@@ -13,6 +13,7 @@ and never stopped.
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 import pwd
 import shutil
@@ -41,6 +42,10 @@ POSTGRES_FOLDERS = (
     "/opt/homebrew/opt/postgresql@*/bin",
     "/usr/local/opt/postgresql@*/bin",
 )
+
+# MariaDB's driver, and what compiling it takes.
+MYSQLCLIENT = "mysqlclient>=2.2.1"
+MYSQLCLIENT_NEEDS = ("libmariadb-dev", "pkg-config", "gcc", "libc6-dev")
 
 # Debian asks this script before a package starts its service; 101 means "do not".
 POLICY = Path("/usr/sbin/policy-rc.d")
@@ -368,7 +373,7 @@ class PostgresServer(Server):
 
 
 class MariaDbServer(Server):
-    """A MariaDB that lets root in from this machine without a password.
+    """A MariaDB that lets root in from this machine without a password, and the driver for it.
 
     It refuses to run as root; for root it runs as `mysql`.
     """
@@ -379,6 +384,17 @@ class MariaDbServer(Server):
 
     host = HOST
     user = "root"
+
+    def __init__(self, *, install: bool = False, durable: bool = True) -> None:
+        """Without `durable` nothing is synced: emptying the tables after each test is quick then."""
+        super().__init__(install=install)
+        self.durable = durable
+
+    @classmethod
+    def provide(cls, *, install: bool = False) -> Path:
+        programs = super().provide(install=install)
+        provide_mysqlclient(install=install)
+        return programs
 
     def create_database(self, name: str) -> None:
         """Creates an empty database."""
@@ -436,6 +452,7 @@ class MariaDbServer(Server):
             f"--socket={self.directory / 'socket'}",
             f"--pid-file={self.directory / 'pid'}",
             "--skip-name-resolve",
+            *(() if self.durable else ("--innodb-flush-log-at-trx-commit=0",)),
         ]
 
     def _answers(self, pid: int) -> bool:
@@ -453,6 +470,39 @@ class MariaDbServer(Server):
         return self.directory / "data"
 
 
+def provide_mysqlclient(*, install: bool = False) -> None:
+    """Has this interpreter find mysqlclient, built now if need be, or raises `ServerMissing`.
+
+    It comes as source, to be compiled against the client library of the machine.
+    """
+    if importlib.util.find_spec("MySQLdb"):
+        return
+    problem = ""
+    if install and may_install():
+        problem = install_package(*MYSQLCLIENT_NEEDS) or _pip_install(MYSQLCLIENT)
+        importlib.invalidate_caches()
+    if not importlib.util.find_spec("MySQLdb"):
+        raise ServerMissing(
+            f"mysqlclient is not installed. Get it with `apt-get install {' '.join(MYSQLCLIENT_NEEDS)}` "
+            f"or your system's equivalent, and `pip install mysqlclient`.{problem}"
+        )
+
+
+def _pip_install(requirement: str) -> str:
+    """Installs a Python package beside the tests; returns what went wrong, or ""."""
+    sys.stderr.write(f"Installing {requirement} with pip, because it is missing ...\n")
+    sys.stderr.flush()
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", requirement],
+        check=False,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    return "" if done.returncode == 0 else f" Installing it failed:\n{tail(done.stdout)}"
+
+
 def free_port() -> int:
     """A loopback port that nobody listens on at this moment."""
     with socket.socket() as probe:
@@ -467,18 +517,18 @@ def may_install() -> bool:
 
 
 @functools.cache
-def install_package(package: str) -> str:
-    """Installs a Debian package without starting its service; returns what went wrong, or "".
+def install_package(*packages: str) -> str:
+    """Installs Debian packages without starting their services; returns what went wrong, or "".
 
     Once per process: a second try would take as long and fail as well.
     """
-    sys.stderr.write(f"Installing {package} with apt-get, because it is missing ...\n")
+    sys.stderr.write(f"Installing {' '.join(packages)} with apt-get, because it is missing ...\n")
     sys.stderr.flush()
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
     apt_get = ["apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=120"]
     with services_not_started():
         # An update that fails is no reason not to try: the lists may be good enough.
-        for command in (["update"], ["install", "--no-install-recommends", package]):
+        for command in (["update"], ["install", "--no-install-recommends", *packages]):
             done = subprocess.run(
                 [*apt_get, *command],
                 check=False,

@@ -1,9 +1,10 @@
 """The suite's settings, told by the environment which database and broker to use.
 
 =====================  ==========================================================================
-PM_TEST_DB             `sqlite` (default) or `postgres`
+PM_TEST_DB             `sqlite` (default), `postgres` or `mariadb`
 PM_TEST_DIR            the folder for SQLite's files; without it the databases are in memory
 PM_TEST_PG_HOST        where PostgreSQL listens; `_PORT` and `_USER` likewise
+PM_TEST_MARIADB_HOST   where MariaDB listens; `_PORT` and `_USER` likewise
 PM_TEST_DEFAULT_NAME   the name (SQLite: the file) of the database `default`, for worker processes
 PM_TEST_OTHER_NAME     the same for the database `other`
 PM_TEST_BROKER         Celery's broker URL (default: `memory://`, which ends at this process)
@@ -11,8 +12,8 @@ PM_TEST_PM_CELERY      the setting PM_CELERY, as JSON (default: none)
 =====================  ==========================================================================
 
 For a run of pytest only PM_TEST_DB is set by hand; tests/before_django.py sets PM_TEST_DIR and
-PM_TEST_PG_*. A worker process that a test starts inherits all that; it needs a broker besides, and
-the name of the database that the test uses: `connection.settings_dict["NAME"]`.
+PM_TEST_PG_* or PM_TEST_MARIADB_*. A worker process that a test starts inherits all that; it needs a
+broker besides, and the name of the database that the test uses: `connection.settings_dict["NAME"]`.
 """
 
 from __future__ import annotations
@@ -51,13 +52,30 @@ def postgres(alias: str) -> dict[str, Any]:
     }
 
 
+def mariadb(alias: str) -> dict[str, Any]:
+    return {
+        "ENGINE": "django.db.backends.mysql",
+        "NAME": os.environ.get(f"PM_TEST_{alias.upper()}_NAME", f"pm_celery_{alias}"),
+        "HOST": os.environ.get("PM_TEST_MARIADB_HOST", "127.0.0.1"),
+        "PORT": os.environ.get("PM_TEST_MARIADB_PORT", "3306"),
+        "USER": os.environ.get("PM_TEST_MARIADB_USER", "root"),
+        "OPTIONS": {"charset": "utf8mb4"},
+        # The collation that a project gets that names none. It tells neither a from A nor a from ä.
+        "TEST": {"CHARSET": "utf8mb4", "COLLATION": "utf8mb4_general_ci"},
+    }
+
+
 match os.environ.get("PM_TEST_DB", "sqlite"):
     case "sqlite":
         DATABASES = {alias: sqlite(alias) for alias in ("default", "other")}
     case "postgres":
         DATABASES = {alias: postgres(alias) for alias in ("default", "other")}
+    case "mariadb":
+        DATABASES = {alias: mariadb(alias) for alias in ("default", "other")}
     case unknown:
-        raise ImproperlyConfigured(f"PM_TEST_DB is {unknown!r}; set it to sqlite or postgres.")
+        raise ImproperlyConfigured(
+            f"PM_TEST_DB is {unknown!r}; set it to sqlite, postgres or mariadb."
+        )
 
 SECRET_KEY = "only for tests"
 ALLOWED_HOSTS = ["testserver", "127.0.0.1", "localhost"]

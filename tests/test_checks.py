@@ -857,7 +857,7 @@ def test_w047_a_listener_needs_postgresql(settings: Any, another_database: dict[
     assert "needs PostgreSQL" in environment()["W047"]
 
 
-@pytest.mark.postgresql
+@pytest.mark.needs("NOTIFY")
 def test_w047_a_listener_needs_a_direct_connection(settings: Any) -> None:
     settings.PM_CELERY = {"LISTEN": True}
     direct = environment()

@@ -172,7 +172,7 @@ def test_a_command_that_is_delivered_twice_takes_effect_once() -> None:
     assert InboxMessage.objects.filter(name="tests.Reserved").count() == 1
 
 
-@pytest.mark.postgresql
+@pytest.mark.needs("row locks")
 def test_two_workers_that_get_one_command_at_once_run_it_once() -> None:
     """Conformance 35.
 

@@ -161,7 +161,7 @@ def test_an_event_published_twice_with_one_id_is_handled_once_per_process() -> N
     assert Instance.objects.count() == Transition.objects.count() == 2
 
 
-@pytest.mark.postgresql
+@pytest.mark.needs("row locks")
 def test_copies_of_an_event_that_race_are_handled_once() -> None:
     """Conformance 19.
 

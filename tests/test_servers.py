@@ -10,6 +10,7 @@ import sys
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -17,9 +18,17 @@ import redis
 from psycopg import sql
 
 from tests import servers
-from tests.servers import PostgresServer, RedisServer, Server, ServerFailed, ServerMissing
+from tests.servers import (
+    MariaDbServer,
+    PostgresServer,
+    RedisServer,
+    Server,
+    ServerFailed,
+    ServerMissing,
+)
 
-BOTH = [RedisServer, PostgresServer]
+# MariaDB takes seconds to begin, and is there for certain only where it is the test database.
+EACH = [RedisServer, PostgresServer, pytest.param(MariaDbServer, marks=pytest.mark.mariadb)]
 
 
 @pytest.fixture
@@ -76,6 +85,25 @@ def test_postgres_answers(postgres_server: PostgresServer) -> None:
         )
 
 
+@pytest.mark.mariadb
+def test_mariadb_answers(mariadb_server: MariaDbServer) -> None:
+    """MariaDB makes a database that can be used at once, and has the driver with it."""
+    import MySQLdb
+
+    mariadb_server.create_database("a database of our own")
+    address = {"host": mariadb_server.host, "port": mariadb_server.port, "user": "root"}
+
+    with (
+        closing(MySQLdb.connect(**address, database="a database of our own")) as connection,
+        closing(connection.cursor()) as cursor,
+    ):
+        cursor.execute("SELECT DATABASE(), @@innodb_flush_log_at_trx_commit")
+        row = cursor.fetchone()
+        cursor.execute("DROP DATABASE `a database of our own`")
+
+    assert row == ("a database of our own", 1 if mariadb_server.durable else 0)
+
+
 @pytest.mark.usefixtures("redis_url")
 def test_two_redis_servers_run_side_by_side() -> None:
     """Two Redis servers have two ports, and what one stores the other does not see."""
@@ -104,7 +132,7 @@ def test_two_postgres_servers_run_side_by_side() -> None:
 
 
 @pytest.mark.usefixtures("postgres_server", "redis_url")
-@pytest.mark.parametrize("server_class", BOTH)
+@pytest.mark.parametrize("server_class", EACH)
 def test_a_stopped_server_leaves_nothing(server_class: type[Server]) -> None:
     """After its end a server neither listens nor has files, and a second stop is harmless."""
     with server_class() as server:
@@ -117,7 +145,7 @@ def test_a_stopped_server_leaves_nothing(server_class: type[Server]) -> None:
 
 
 @pytest.mark.usefixtures("postgres_server", "redis_url")
-@pytest.mark.parametrize("server_class", BOTH)
+@pytest.mark.parametrize("server_class", EACH)
 def test_a_killed_run_leaves_nothing(server_class: type[Server]) -> None:
     """A server ends, and its files go, when the process that started it is killed."""
     program = f"""
@@ -148,7 +176,7 @@ time.sleep(60)
 
 
 @pytest.mark.usefixtures("postgres_server", "redis_url")
-@pytest.mark.parametrize("server_class", BOTH)
+@pytest.mark.parametrize("server_class", EACH)
 def test_a_server_whose_port_was_taken_takes_another(
     server_class: type[Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,7 +204,7 @@ def test_a_server_that_does_not_start_shows_its_log(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.usefixtures("no_servers")
-@pytest.mark.parametrize("server_class", BOTH)
+@pytest.mark.parametrize("server_class", EACH)
 def test_without_the_program_the_reason_names_how_to_get_it(server_class: type[Server]) -> None:
     """The one who reads the reason for a skip knows what to type next."""
     with pytest.raises(ServerMissing, match=f"`apt-get install {server_class.package}`"):
@@ -203,6 +231,38 @@ def test_a_policy_of_the_machine_is_kept(apt_get: Path) -> None:
     assert servers.POLICY.read_text() == "#!/bin/sh\nexit 0\n"
 
 
+def test_root_gets_mariadb_with_its_driver(apt_get: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver is compiled, so what that takes is installed before it."""
+    pip: list[list[str]] = []
+    run = subprocess.run
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: pip or None)
+
+    def note_pip(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        if command[0] != sys.executable:
+            return run(command, **options)
+        pip.append(command[1:])
+        return subprocess.CompletedProcess(command, 0, "")
+
+    monkeypatch.setattr("subprocess.run", note_pip)
+
+    servers.provide_mysqlclient(install=True)
+
+    assert (
+        "install --no-install-recommends libmariadb-dev pkg-config"
+        in (apt_get.parent / "calls").read_text()
+    )
+    assert pip == [["-m", "pip", "install", "--quiet", servers.MYSQLCLIENT]]
+
+
+@pytest.mark.usefixtures("no_servers")
+def test_without_the_driver_the_reason_names_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one who reads the reason for a skip knows what to type next."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+
+    with pytest.raises(ServerMissing, match=r"libmariadb-dev .* and `pip install mysqlclient`"):
+        servers.provide_mysqlclient(install=True)
+
+
 @pytest.mark.usefixtures("apt_get")
 def test_a_failed_installation_is_part_of_the_reason() -> None:
     """The one who reads the reason for a skip learns why the installation did not work."""
@@ -214,6 +274,12 @@ def test_a_failed_installation_is_part_of_the_reason() -> None:
 def test_postgres_of_the_suite_is_the_test_database(postgres_server: PostgresServer) -> None:
     """The suite's PostgreSQL is started once, for Django and for everybody else."""
     assert os.environ["PM_TEST_PG_PORT"] == str(postgres_server.port)
+
+
+@pytest.mark.mariadb
+def test_mariadb_of_the_suite_is_the_test_database(mariadb_server: MariaDbServer) -> None:
+    """The suite's MariaDB is started once, for Django and for everybody else."""
+    assert os.environ["PM_TEST_MARIADB_PORT"] == str(mariadb_server.port)
 
 
 def listens(port: int) -> bool:

@@ -182,7 +182,7 @@ def test_nobody_counts_on_a_worker_whose_handlers_are_slow(
     assert sent == [COMMON, COMMON]
 
 
-@pytest.mark.postgresql
+@pytest.mark.needs("NOTIFY")
 def test_publishers_that_go_on_telling_a_dead_listener_do_not_keep_the_tick_from_waking(
     sent: list[int], settings: Any
 ) -> None:

@@ -368,7 +368,7 @@ def handled(errand: str) -> bool:
     return Instance.objects.filter(key=errand).exists()
 
 
-@pytest.mark.postgresql
+@pytest.mark.needs("NOTIFY")
 def test_a_listener_handles_what_is_published_without_a_celery_message(
     listening: Celery, redis: Redis
 ) -> None:
@@ -382,7 +382,7 @@ def test_a_listener_handles_what_is_published_without_a_celery_message(
     assert redis.llen("celery") == 0
 
 
-@pytest.mark.postgresql
+@pytest.mark.needs("NOTIFY")
 def test_what_was_published_while_nobody_listened_is_handled_first(listening: Celery) -> None:
     errand = give("wait")
     listening.worker(queues="elsewhere")
@@ -390,7 +390,7 @@ def test_what_was_published_while_nobody_listened_is_handled_first(listening: Ce
     until(lambda: handled(errand))
 
 
-@pytest.mark.postgresql
+@pytest.mark.needs("NOTIFY")
 def test_a_listener_that_dies_or_loses_its_connection_begins_anew(listening: Celery) -> None:
     listening.worker(queues="elsewhere")
     until(leaders)
@@ -409,7 +409,7 @@ def test_a_listener_that_dies_or_loses_its_connection_begins_anew(listening: Cel
     until(lambda: handled(second))
 
 
-@pytest.mark.postgresql
+@pytest.mark.needs("NOTIFY")
 def test_of_two_listeners_one_leads_and_the_other_takes_over(listening: Celery) -> None:
     listening.worker(name="first", queues="elsewhere")
     until(leaders)
@@ -424,7 +424,7 @@ def test_of_two_listeners_one_leads_and_the_other_takes_over(listening: Celery) 
     until(lambda: handled(errand))
 
 
-@pytest.mark.postgresql
+@pytest.mark.needs("NOTIFY")
 def test_a_listener_ends_with_its_worker_and_finishes_its_batch(listening: Celery) -> None:
     listening.worker(queues="elsewhere")
     until(leaders)
@@ -439,7 +439,7 @@ def test_a_listener_ends_with_its_worker_and_finishes_its_batch(listening: Celer
     assert settled == InboxMessage.objects.filter(status="handled").count()
 
 
-@pytest.mark.postgresql
+@pytest.mark.needs("NOTIFY")
 def test_where_nobody_listens_the_tick_wakes_a_worker(celery: Celery, settings: Any) -> None:
     settings.PM_CELERY = {"LISTEN": True}
     celery.worker()

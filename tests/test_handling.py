@@ -233,7 +233,7 @@ def test_an_event_that_comes_during_the_backoff_waits_behind_it(time: Time) -> N
     assert Instance.objects.get().status == "completed"
 
 
-@pytest.mark.postgresql
+@pytest.mark.needs("row locks")
 def test_events_of_different_instances_do_not_wait_for_each_other() -> None:
     """Conformance 20 and 42.
 

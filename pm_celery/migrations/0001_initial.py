@@ -87,7 +87,7 @@ class Migration(migrations.Migration):
                 ),
                 (
                     "name",
-                    models.CharField(
+                    pm_celery.models.fields.IdentifierField(
                         help_text="the event's wire name, or the timer's name",
                         max_length=200,
                         verbose_name="name",
@@ -97,7 +97,7 @@ class Migration(migrations.Migration):
                 ("payload", models.TextField(help_text="JSON", verbose_name="payload")),
                 (
                     "process",
-                    models.CharField(
+                    pm_celery.models.fields.IdentifierField(
                         blank=True,
                         help_text="empty: not routed yet",
                         max_length=200,
@@ -209,7 +209,10 @@ class Migration(migrations.Migration):
                         auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
                     ),
                 ),
-                ("process", models.CharField(max_length=200, verbose_name="process")),
+                (
+                    "process",
+                    pm_celery.models.fields.IdentifierField(max_length=200, verbose_name="process"),
+                ),
                 (
                     "key",
                     pm_celery.models.fields.IdentifierField(max_length=255, verbose_name="key"),
@@ -331,14 +334,22 @@ class Migration(migrations.Migration):
                         verbose_name="kind",
                     ),
                 ),
-                ("name", models.CharField(max_length=200, verbose_name="name")),
+                (
+                    "name",
+                    pm_celery.models.fields.IdentifierField(max_length=200, verbose_name="name"),
+                ),
                 ("version", models.PositiveSmallIntegerField(default=1, verbose_name="version")),
                 ("payload", models.TextField(help_text="JSON", verbose_name="payload")),
                 (
                     "options",
                     models.TextField(default="{}", help_text="JSON", verbose_name="Celery options"),
                 ),
-                ("process", models.CharField(blank=True, max_length=200, verbose_name="process")),
+                (
+                    "process",
+                    pm_celery.models.fields.IdentifierField(
+                        blank=True, max_length=200, verbose_name="process"
+                    ),
+                ),
                 (
                     "key",
                     pm_celery.models.fields.IdentifierField(
@@ -430,21 +441,34 @@ class Migration(migrations.Migration):
                         verbose_name="place",
                     ),
                 ),
-                ("process", models.CharField(blank=True, max_length=200, verbose_name="process")),
+                (
+                    "process",
+                    pm_celery.models.fields.IdentifierField(
+                        blank=True, max_length=200, verbose_name="process"
+                    ),
+                ),
                 (
                     "key",
                     pm_celery.models.fields.IdentifierField(
                         blank=True, max_length=255, verbose_name="key"
                     ),
                 ),
-                ("name", models.CharField(max_length=200, verbose_name="message")),
+                (
+                    "name",
+                    pm_celery.models.fields.IdentifierField(max_length=200, verbose_name="message"),
+                ),
                 (
                     "message_ref",
                     pm_celery.models.fields.IdentifierField(
                         max_length=255, verbose_name="message id"
                     ),
                 ),
-                ("handler", models.CharField(blank=True, max_length=200, verbose_name="handler")),
+                (
+                    "handler",
+                    pm_celery.models.fields.IdentifierField(
+                        blank=True, max_length=200, verbose_name="handler"
+                    ),
+                ),
                 ("payload", models.TextField(verbose_name="payload")),
                 ("exception", models.CharField(max_length=255, verbose_name="exception")),
                 ("error", models.TextField(verbose_name="error")),
@@ -536,7 +560,10 @@ class Migration(migrations.Migration):
                         auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
                     ),
                 ),
-                ("name", models.CharField(max_length=200, verbose_name="name")),
+                (
+                    "name",
+                    pm_celery.models.fields.IdentifierField(max_length=200, verbose_name="name"),
+                ),
                 (
                     "token",
                     models.UUIDField(default=uuid.uuid4, editable=False, verbose_name="token"),
@@ -601,7 +628,7 @@ class Migration(migrations.Migration):
                 ),
                 (
                     "name",
-                    models.CharField(
+                    pm_celery.models.fields.IdentifierField(
                         help_text="event, timer or command that it followed",
                         max_length=200,
                         verbose_name="message",
@@ -617,7 +644,12 @@ class Migration(migrations.Migration):
                     "inbox_id",
                     models.BigIntegerField(blank=True, null=True, verbose_name="inbox row"),
                 ),
-                ("handler", models.CharField(blank=True, max_length=200, verbose_name="handler")),
+                (
+                    "handler",
+                    pm_celery.models.fields.IdentifierField(
+                        blank=True, max_length=200, verbose_name="handler"
+                    ),
+                ),
                 ("state", models.TextField(verbose_name="state after")),
                 (
                     "status",

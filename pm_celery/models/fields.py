@@ -24,8 +24,8 @@ else:
 class IdentifierField(_CharField):
     """Text that is compared byte by byte on every database.
 
-    MySQL and MariaDB compare text without regard to case and to trailing blanks by default: the orders
-    ``a1`` and ``A1`` would share an instance.
+    MySQL and MariaDB compare text without regard to case, accents and trailing blanks by default: the
+    orders ``a1`` and ``A1`` would share an instance, and the timers ``call`` and ``Call`` a moment.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -39,9 +39,9 @@ class IdentifierField(_CharField):
         return f"varchar({self.max_length}) CHARACTER SET utf8mb4 COLLATE utf8mb4_{collation}"
 
 
-def name_field(verbose_name: Any, **kwargs: Any) -> models.CharField[str, str]:
-    """A column for the stable name of a process, event, command or handler."""
-    return models.CharField(verbose_name, max_length=LONGEST_NAME, **kwargs)
+def name_field(verbose_name: Any, **kwargs: Any) -> IdentifierField:
+    """A column for the stable name of a process, event, command, timer or handler."""
+    return IdentifierField(verbose_name, max_length=LONGEST_NAME, **kwargs)
 
 
 def where(rows: Rows, condition: str) -> Rows:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
 
+from tests import brokers, databases
 from tests.before_django import mariadb_key, missing_key, postgres_key, servers_are_required
-from tests.databases import database, lacks
+from tests.brokers import Broker
 from tests.driving import Time
 from tests.servers import MariaDbServer, PostgresServer, RedisServer, Server, ServerMissing
 
@@ -69,6 +71,20 @@ def mariadb_server(request: pytest.FixtureRequest) -> Iterator[MariaDbServer]:
         yield server
 
 
+@pytest.fixture
+def any_broker(request: pytest.FixtureRequest, tmp_path: Path) -> Broker:
+    """The broker of this run of the suite, with what earlier tests have left in it."""
+    match brokers.broker_kind():
+        case "redis":
+            # Without these a Redis that accepts and never answers would block a test for ever.
+            options = {"socket_timeout": 5, "socket_connect_timeout": 5}
+            return Broker(request.getfixturevalue("redis_url"), options)
+        case "rabbitmq":
+            return Broker(request.getfixturevalue("rabbitmq_url"), {})
+        case _:
+            return Broker("pm-filesystem://", {"folder": str(tmp_path / "broker")})
+
+
 @contextmanager
 def started(server: S) -> Iterator[S]:
     reason = ""
@@ -91,14 +107,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason=config.stash[missing_key]))
     for item in items:
         for marker in item.iter_markers("needs"):
-            for reason in filter(None, map(lacks, marker.args)):
+            for reason in filter(None, map(_lacks, marker.args)):
                 item.add_marker(pytest.mark.skip(reason=reason))
     # Deselected rather than skipped: they run where that is the database.
-    elsewhere = {"sqlite", "postgresql", "mariadb"} - {database()}
+    elsewhere = {"sqlite", "postgresql", "mariadb"} - {databases.database()}
     dropped = [item for item in items if any(map(item.get_closest_marker, elsewhere))]
     if dropped:
         config.hook.pytest_deselected(items=dropped)
         items[:] = [item for item in items if item not in dropped]
+
+
+def _lacks(capability: str) -> str:
+    """Why the database or the broker of this run cannot do that, or ""."""
+    for names, lacking, ours in (
+        (databases.NAMES, databases.LACKING, databases.database()),
+        (brokers.NAMES, brokers.LACKING, brokers.broker_kind()),
+    ):
+        if capability in lacking:
+            reason = lacking[capability].get(ours)
+            return f"{names[ours]} has {reason}" if reason else ""
+    raise pytest.UsageError(f"needs({capability!r}): no database and no broker is known to lack it")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -106,6 +134,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if session.config.option.collectonly:
         return
     needed = {name for item in session.items for name in getattr(item, "fixturenames", ())}
+    if "any_broker" in needed:
+        needed |= {f"{brokers.broker_kind()}_url"}
     capture = session.config.pluginmanager.getplugin("capturemanager")
     for fixture in needed & SERVERS.keys():
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-__all__ = ["database", "lacks"]
+__all__ = ["LACKING", "NAMES", "database"]
 
 NAMES = {"sqlite": "SQLite", "postgresql": "PostgreSQL", "mariadb": "MariaDB"}
 
@@ -29,9 +29,3 @@ def database() -> str:
     """The database of this run of the suite, by the name of its marker."""
     kind = os.environ.get("PM_TEST_DB", "sqlite")
     return "postgresql" if kind == "postgres" else kind
-
-
-def lacks(capability: str) -> str:
-    """Why the database of this run cannot do that, or ""."""
-    reason = LACKING[capability].get(database())
-    return f"{NAMES[database()]} has {reason}" if reason else ""

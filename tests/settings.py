@@ -8,6 +8,7 @@ PM_TEST_MARIADB_HOST   where MariaDB listens; `_PORT` and `_USER` likewise
 PM_TEST_DEFAULT_NAME   the name (SQLite: the file) of the database `default`, for worker processes
 PM_TEST_OTHER_NAME     the same for the database `other`
 PM_TEST_BROKER         Celery's broker URL (default: `memory://`, which ends at this process)
+PM_TEST_BROKER_OPTIONS  its transport options, as JSON
 PM_TEST_PM_CELERY      the setting PM_CELERY, as JSON (default: none)
 =====================  ==========================================================================
 
@@ -125,10 +126,9 @@ if "PM_TEST_PM_CELERY" in os.environ:
     PM_CELERY = json.loads(os.environ["PM_TEST_PM_CELERY"])
 
 CELERY_BROKER_URL = os.environ.get("PM_TEST_BROKER", "memory://")
-CELERY_BROKER_TRANSPORT_OPTIONS: dict[str, Any] = {"polling_interval": 0.01}
-if CELERY_BROKER_URL.startswith("redis"):
-    # Without them a Redis that accepts and never answers would block a test for ever.
-    CELERY_BROKER_TRANSPORT_OPTIONS = {"socket_timeout": 5, "socket_connect_timeout": 5}
+CELERY_BROKER_TRANSPORT_OPTIONS: dict[str, Any] = json.loads(
+    os.environ.get("PM_TEST_BROKER_OPTIONS", '{"polling_interval": 0.01}')
+)
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_TASK_ALWAYS_EAGER = False
 CELERY_TASK_IGNORE_RESULT = True

@@ -1,4 +1,4 @@
-"""With real workers, a real Beat and a real Redis: what no test in one process can show."""
+"""With real workers, a real Beat and a real broker: what no test in one process can show."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from uuid import uuid4
 from weakref import WeakKeyDictionary
 
 import pytest
+from celery import current_app
 from django.conf import settings
 from django.db import connections
-from redis import Redis
 
-from pm_celery import broker, publish, publish_many
+import pm_celery.broker
+from pm_celery import publish, publish_many
 from pm_celery.models import (
     Batch,
     DeadLetter,
@@ -29,6 +30,7 @@ from pm_celery.models import (
     OutboxCommand,
     Transition,
 )
+from tests.brokers import Broker
 from tests.orders import Paid, Placed, Shipped
 from tests.signatures import ErrandDone, ErrandGiven, ErrandKills
 from tests.testapp.models import Effect
@@ -42,10 +44,10 @@ HASTY = {"TICK_SECONDS": 0.2, "COMMAND_LEASE": "0.5s", "WAKE_LEASE": "2s"}
 
 
 class Celery:
-    """Celery's processes, for one test. They know the test's database and Redis."""
+    """Celery's processes, for one test. They know the test's database and broker."""
 
-    def __init__(self, redis_url: str, folder: Path) -> None:
-        self.redis_url = redis_url
+    def __init__(self, broker: Broker, folder: Path) -> None:
+        self.broker = broker
         self.pm_celery: dict[str, object] = dict(HASTY)
         self._folder = folder
         self._running: dict[str, subprocess.Popen[bytes]] = {}
@@ -99,7 +101,8 @@ class Celery:
             **databases,
             "DJANGO_SETTINGS_MODULE": "tests.settings",
             "PYTHONPATH": str(ROOT),
-            "PM_TEST_BROKER": self.redis_url,
+            "PM_TEST_BROKER": self.broker.url,
+            "PM_TEST_BROKER_OPTIONS": json.dumps(self.broker.options),
             "PM_TEST_PM_CELERY": json.dumps(self.pm_celery),
             "PM_TEST_WORKER": name,
         }
@@ -128,23 +131,21 @@ class Celery:
 
 
 @pytest.fixture
-def redis(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Redis]:
-    """An empty Redis, which this process sends its wake-ups to."""
+def broker(any_broker: Broker, monkeypatch: pytest.MonkeyPatch) -> Broker:
+    """An empty broker, which this process sends its wake-ups to."""
     # Before every other setting: Celery asks this variable first, whichever app is the current one.
-    monkeypatch.setenv("CELERY_BROKER_URL", redis_url)
+    monkeypatch.setenv("CELERY_BROKER_URL", any_broker.url)
+    monkeypatch.setitem(current_app.conf, "broker_transport_options", any_broker.options)
     # No process changes its broker, but this one does.
-    monkeypatch.setattr(broker, "_pools", WeakKeyDictionary())
-    with Redis.from_url(redis_url) as client:
-        client.flushall()
-        yield client
+    monkeypatch.setattr(pm_celery.broker, "_pools", WeakKeyDictionary())
+    any_broker.empty()
+    return any_broker
 
 
 @pytest.fixture
-def celery(
-    redis: Redis, redis_url: str, tmp_path: Path, transactional_db: None
-) -> Iterator[Celery]:
+def celery(broker: Broker, tmp_path: Path, transactional_db: None) -> Iterator[Celery]:
     # After transactional_db, so that the workers are gone when the tables are emptied.
-    celery = Celery(redis_url, tmp_path)
+    celery = Celery(broker, tmp_path)
     try:
         yield celery
     finally:
@@ -246,12 +247,13 @@ assert "pm_celery" not in sys.modules
 """
 
 
+@pytest.mark.needs("clients without pm_celery")
 def test_another_service_publishes_by_name(celery: Celery) -> None:
     """A Celery app without Django sends JSON; the event is published once for its id."""
     celery.worker()
 
     sent = subprocess.run(
-        [sys.executable, "-c", FOREIGN, celery.redis_url],
+        [sys.executable, "-c", FOREIGN, celery.broker.url],
         env={k: v for k, v in os.environ.items() if k != "DJANGO_SETTINGS_MODULE"},
         capture_output=True,
         text=True,
@@ -324,16 +326,16 @@ def test_an_event_that_kills_its_worker_becomes_a_dead_letter(celery: Celery) ->
     assert parked.status == "parked"
 
 
-def test_commands_that_the_broker_lost_are_dispatched_again(celery: Celery, redis: Redis) -> None:
-    """What lay in Redis when it was emptied runs all the same, once."""
+def test_commands_that_the_broker_lost_are_dispatched_again(celery: Celery, broker: Broker) -> None:
+    """What lay in the broker when it was emptied runs all the same, once."""
     celery.worker(name="first")
     celery.beat()
     errands = [give("later") for _ in range(20)]
     # Nobody consumes that queue yet.
-    until(lambda: redis.llen("later") >= 20)
+    until(lambda: broker.waiting("later") >= 20)
     assert not Effect.objects.exists()
 
-    redis.flushall()
+    broker.empty()
     celery.worker(name="second", queues="later")
     until(lambda: OutboxCommand.objects.filter(status="done").count() == 20)
 
@@ -370,7 +372,7 @@ def handled(errand: str) -> bool:
 
 @pytest.mark.needs("NOTIFY")
 def test_a_listener_handles_what_is_published_without_a_celery_message(
-    listening: Celery, redis: Redis
+    listening: Celery, broker: Broker
 ) -> None:
     """There is no Beat, and the only queue that has wake-ups stays empty: nobody consumes it."""
     listening.worker(queues="elsewhere")
@@ -379,7 +381,7 @@ def test_a_listener_handles_what_is_published_without_a_celery_message(
     errands = [give("wait") for _ in range(20)]
     until(lambda: all(map(handled, errands)))
 
-    assert redis.llen("celery") == 0
+    assert broker.waiting("celery") == 0
 
 
 @pytest.mark.needs("NOTIFY")

@@ -3,11 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 BENCH := .venv/bench-installed
+MATRIX := .venv/matrix-installed
 # Handed to pytest, as in: make test ARGS="-k servers"
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test lint types imports migrations-check demo bench bench-growth bench-peers clean
+.PHONY: help venv test test-all lint types imports migrations-check demo bench bench-growth bench-peers clean
 
 help: ## Show what can be made
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -32,6 +33,14 @@ test: venv ## Run the whole suite on SQLite, then on PostgreSQL
 		PM_TEST_DB=$$database $(BIN)/python -m pytest $(ARGS) || status=1; \
 	done; \
 	exit $$status
+
+# Whole runs, or some by their names, as in: make test-all ARGS="py313 mariadb"; ARGS=--help tells more.
+test-all: $(MATRIX) ## Run the suite on every Python, Django, database and broker; takes an hour or so
+	@$(BIN)/python -m tests.matrix $(ARGS)
+
+$(MATRIX): $(STAMP)
+	@$(BIN)/python -m pip install --quiet --group matrix
+	@touch $@
 
 lint: venv ## Check style and formatting
 	$(BIN)/ruff check .
@@ -65,5 +74,5 @@ $(BENCH): $(STAMP)
 	@touch $@
 
 clean: ## Remove .venv and what tools have left behind
-	rm -rf .venv build dist .coverage htmlcov .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache docs/_build
+	rm -rf .venv .tox build dist .coverage htmlcov .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache docs/_build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

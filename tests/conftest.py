@@ -13,7 +13,14 @@ from tests import brokers, databases
 from tests.before_django import mariadb_key, missing_key, postgres_key, servers_are_required
 from tests.brokers import Broker
 from tests.driving import Time
-from tests.servers import MariaDbServer, PostgresServer, RedisServer, Server, ServerMissing
+from tests.servers import (
+    MariaDbServer,
+    PostgresServer,
+    RabbitMqServer,
+    RedisServer,
+    Server,
+    ServerMissing,
+)
 
 S = TypeVar("S", bound=Server)
 
@@ -41,6 +48,7 @@ SERVERS: dict[str, type[Server]] = {
     "redis_url": RedisServer,
     "postgres_server": PostgresServer,
     "mariadb_server": MariaDbServer,
+    "rabbitmq_url": RabbitMqServer,
 }
 
 
@@ -48,6 +56,13 @@ SERVERS: dict[str, type[Server]] = {
 def redis_url() -> Iterator[str]:
     """The address of a Redis of our own, as a broker URL."""
     with started(RedisServer()) as server:
+        yield server.url
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_url() -> Iterator[str]:
+    """The address of a RabbitMQ of our own, as a broker URL."""
+    with started(RabbitMqServer()) as server:
         yield server.url
 
 

@@ -1,16 +1,16 @@
 """The suite's settings, told by the environment which database and broker to use.
 
-=====================  ==========================================================================
-PM_TEST_DB             `sqlite` (default), `postgres` or `mariadb`
-PM_TEST_DIR            the folder for SQLite's files; without it the databases are in memory
-PM_TEST_PG_HOST        where PostgreSQL listens; `_PORT` and `_USER` likewise
-PM_TEST_MARIADB_HOST   where MariaDB listens; `_PORT` and `_USER` likewise
-PM_TEST_DEFAULT_NAME   the name (SQLite: the file) of the database `default`, for worker processes
-PM_TEST_OTHER_NAME     the same for the database `other`
-PM_TEST_BROKER         Celery's broker URL (default: `memory://`, which ends at this process)
+======================  ==========================================================================
+PM_TEST_DB              `sqlite` (default), `postgres` or `mariadb`
+PM_TEST_DIR             the folder for SQLite's files; without it the databases are in memory
+PM_TEST_PG_HOST         where PostgreSQL listens; `_PORT` and `_USER` likewise
+PM_TEST_MARIADB_HOST    where MariaDB listens; `_PORT` and `_USER` likewise
+PM_TEST_DEFAULT_NAME    the name (SQLite: the file) of the database `default`, for worker processes
+PM_TEST_OTHER_NAME      the same for the database `other`
+PM_TEST_BROKER          Celery's broker URL (default: `memory://`, which ends at this process)
 PM_TEST_BROKER_OPTIONS  its transport options, as JSON
-PM_TEST_PM_CELERY      the setting PM_CELERY, as JSON (default: none)
-=====================  ==========================================================================
+PM_TEST_PM_CELERY       the setting PM_CELERY, as JSON (default: none)
+======================  ==========================================================================
 
 For a run of pytest only PM_TEST_DB is set by hand; tests/before_django.py sets PM_TEST_DIR and
 PM_TEST_PG_* or PM_TEST_MARIADB_*. A worker process that a test starts inherits all that; it needs a

@@ -17,7 +17,7 @@ import pytest
 import redis
 from psycopg import sql
 
-from tests import servers
+from tests import mysqlclient, servers
 from tests.servers import (
     MariaDbServer,
     PostgresServer,
@@ -245,13 +245,13 @@ def test_root_gets_mariadb_with_its_driver(apt_get: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr("subprocess.run", note_pip)
 
-    servers.provide_mysqlclient(install=True)
+    mysqlclient.provide_mysqlclient(install=True)
 
     assert (
         "install --no-install-recommends libmariadb-dev pkg-config"
         in (apt_get.parent / "calls").read_text()
     )
-    assert pip == [["-m", "pip", "install", "--quiet", servers.MYSQLCLIENT]]
+    assert pip == [["-m", "pip", "install", "--quiet", mysqlclient.REQUIREMENT]]
 
 
 @pytest.mark.usefixtures("no_servers")
@@ -260,7 +260,7 @@ def test_without_the_driver_the_reason_names_how_to_get_it(monkeypatch: pytest.M
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
 
     with pytest.raises(ServerMissing, match=r"libmariadb-dev .* and `pip install mysqlclient`"):
-        servers.provide_mysqlclient(install=True)
+        mysqlclient.provide_mysqlclient(install=True)
 
 
 @pytest.mark.usefixtures("apt_get")

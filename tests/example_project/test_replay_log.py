@@ -18,12 +18,13 @@ from xml.sax.saxutils import quoteattr
 import pytest
 
 from tests.before_django import servers_are_required
+from tests.example_project.requirements import needs_beat
 from tests.servers import PostgresServer
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL_LOGS = ROOT / ".." / "shared" / "data"
 
-pytestmark = [pytest.mark.workers, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.workers, pytest.mark.timeout(300), needs_beat]
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

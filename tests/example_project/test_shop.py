@@ -7,6 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.example_project.requirements import needs_beat
+
+pytestmark = needs_beat
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 

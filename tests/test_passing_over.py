@@ -67,7 +67,10 @@ def held(key: object) -> Iterator[Callable[[], None]]:
     other = connection.copy()
     other.set_autocommit(False)
     with other.cursor() as cursor:
-        cursor.execute("SELECT FROM pm_celery_instance WHERE key = %s FOR UPDATE", [str(key)])
+        column = connection.ops.quote_name("key")
+        cursor.execute(
+            f"SELECT id FROM pm_celery_instance WHERE {column} = %s FOR UPDATE", [str(key)]
+        )
         assert cursor.rowcount == 1
     try:
         yield other.rollback
@@ -91,7 +94,7 @@ def statuses() -> dict[str, str]:
     return dict(InboxMessage.objects.values_list("name", "status"))
 
 
-@pytest.mark.postgresql
+@pytest.mark.needs("row locks")
 def test_an_instance_that_was_passed_over_is_looked_at_when_its_next_event_comes(
     sent: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,7 +115,7 @@ def test_an_instance_that_was_passed_over_is_looked_at_when_its_next_event_comes
     assert statuses()["tests.Paid"] == statuses()["tests.Reserved"] == "handled"
 
 
-@pytest.mark.postgresql
+@pytest.mark.needs("row locks")
 def test_what_was_passed_over_is_tried_once_more_before_the_worker_leaves(
     sent: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,7 +131,7 @@ def test_what_was_passed_over_is_tried_once_more_before_the_worker_leaves(
     assert statuses()["tests.Paid"] == "handled"
 
 
-@pytest.mark.postgresql
+@pytest.mark.needs("row locks")
 def test_a_worker_does_not_stay_for_an_instance_that_somebody_goes_on_holding(
     sent: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,7 +167,7 @@ def in_a_transaction(verb: Callable[[], object]) -> tuple[Worker, threading.Even
     return operator, go_on
 
 
-@pytest.mark.postgresql
+@pytest.mark.needs("row locks")
 @pytest.mark.parametrize("verb", ["cancel the instance", "cancel its timer", "fire its timeout"])
 def test_what_comes_while_an_operator_holds_the_instance_is_handled_after_his_commit(
     verb: str, sent: list[int]
@@ -191,7 +194,7 @@ def test_what_comes_while_an_operator_holds_the_instance_is_handled_after_his_co
     assert statuses()["tests.Paid"] in ("handled", "skipped")
 
 
-@pytest.mark.postgresql
+@pytest.mark.needs("row locks")
 def test_a_message_that_another_lane_took_along_leaves_nothing_behind(
     sent: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

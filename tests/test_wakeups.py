@@ -42,14 +42,6 @@ def sent(monkeypatch: pytest.MonkeyPatch, settings: Any) -> list[int]:
     return lanes
 
 
-@pytest.fixture
-def at_leisure(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a busy machine 30 ms are over before the next line, and every handler is a slow one."""
-    monkeypatch.setattr(wakeups, "AT_WORK", timedelta(seconds=0.5))
-    monkeypatch.setattr(wakeups, "_SLOW_SECONDS", 10.0)
-    monkeypatch.setattr(wakeups, "_slow_until", 0.0)
-
-
 def test_one_wake_up_is_outstanding_however_many_events_come(sent: list[int]) -> None:
     for _ in range(20):
         publish(Placed(order_id=uuid4()))
@@ -88,7 +80,6 @@ def late(monkeypatch: pytest.MonkeyPatch) -> list[Placed]:
     return events
 
 
-@pytest.mark.usefixtures("at_leisure")
 def test_what_is_published_while_a_worker_is_there_needs_no_wake_up(
     sent: list[int], late: list[Placed]
 ) -> None:
@@ -101,7 +92,6 @@ def test_what_is_published_while_a_worker_is_there_needs_no_wake_up(
     assert list(InboxMessage.objects.values_list("status", flat=True)) == ["handled"] * 2
 
 
-@pytest.mark.usefixtures("at_leisure")
 def test_what_is_published_when_a_worker_has_found_nothing_more_needs_no_wake_up(
     sent: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,7 +155,6 @@ def test_a_backlog_wakes_workers_at_each_of_its_partitions(sent: list[int], sett
     assert set(sent) == {COMMON, *range(PARTITIONS)}
 
 
-@pytest.mark.usefixtures("at_leisure")
 def test_a_second_worker_in_a_lane_leaves_it_to_the_first(sent: list[int]) -> None:
     publish(Placed(order_id=uuid4()))
     Wakeup.objects.update(outstanding_until=clock.now() + wakeups.AT_WORK)
@@ -208,7 +197,7 @@ def test_publishers_that_go_on_telling_a_dead_listener_do_not_keep_the_tick_from
     assert sent == [COMMON]
 
 
-@pytest.mark.postgresql
+@pytest.mark.needs("NOTIFY")
 def test_while_handlers_are_slow_a_listener_wakes_the_pool_instead(
     sent: list[int], settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

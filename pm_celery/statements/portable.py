@@ -171,7 +171,9 @@ def _existing(alias: str, keys: Collection[InstanceKey]) -> set[InstanceKey]:
     return {
         row
         for chunk in _chunks(keys)
-        for row in Instance.objects.using(alias).filter(_any_of(chunk)).values_list("process", "key")
+        for row in Instance.objects.using(alias)
+        .filter(_any_of(chunk))
+        .values_list("process", "key")
     }
 
 

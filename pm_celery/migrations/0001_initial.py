@@ -157,12 +157,12 @@ class Migration(migrations.Migration):
                 "verbose_name_plural": "inbox messages",
                 "default_permissions": ("view",),
                 "indexes": [
-                    models.Index(
+                    pm_celery.models.fields.OpenIndex(
                         condition=models.Q(("status__in", ["pending", "waiting"])),
                         fields=["partition", "due_at", "id"],
                         name="pm_inbox_due",
                     ),
-                    models.Index(
+                    pm_celery.models.fields.OpenIndex(
                         condition=models.Q(
                             ("status__in", ["pending", "waiting", "parked"]), ("process__gt", "")
                         ),
@@ -715,7 +715,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name="outboxcommand",
-            index=models.Index(
+            index=pm_celery.models.fields.OpenIndex(
                 condition=models.Q(("status__in", ["pending", "dispatched"])),
                 fields=["due_at", "id"],
                 name="pm_outbox_due",
@@ -743,7 +743,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name="deadletter",
-            index=models.Index(
+            index=pm_celery.models.fields.OpenIndex(
                 condition=models.Q(("status", "open")), fields=["-died_at"], name="pm_letter_open"
             ),
         ),

@@ -8,7 +8,7 @@ from django.db import models
 from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 
-from pm_celery.models.fields import IdentifierField, name_field, where
+from pm_celery.models.fields import IdentifierField, OpenIndex, name_field, where
 from pm_celery.models.inbox import InboxMessage
 from pm_celery.models.instances import Instance
 from pm_celery.models.outbox import OutboxCommand
@@ -111,7 +111,7 @@ class DeadLetter(models.Model):
             ),
         )
         indexes = (
-            models.Index(fields=["-died_at"], name="pm_letter_open", condition=Q(status="open")),
+            OpenIndex(fields=["-died_at"], name="pm_letter_open", condition=Q(status="open")),
         )
 
     def __str__(self) -> str:

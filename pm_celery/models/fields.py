@@ -1,4 +1,4 @@
-"""Columns that several tables share."""
+"""Columns, indexes and conditions that several tables share."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.base.schema import BaseDatabaseSchemaEditor
+from django.db.backends.ddl_references import Statement
 
 from pm_celery.keys import LONGEST_KEY
 from pm_celery.messages import LONGEST_NAME
 
-__all__ = ["IdentifierField", "name_field", "where"]
+__all__ = ["IdentifierField", "OpenIndex", "name_field", "where"]
 
 Rows = TypeVar("Rows", bound="models.QuerySet[Any]")
 
@@ -42,6 +44,27 @@ class IdentifierField(_CharField):
 def name_field(verbose_name: Any, **kwargs: Any) -> IdentifierField:
     """A column for the stable name of a process, event, command, timer or handler."""
     return IdentifierField(verbose_name, max_length=LONGEST_NAME, **kwargs)
+
+
+class OpenIndex(models.Index):
+    """A partial index of rows by status; by status first where there are no partial indexes.
+
+    MySQL and MariaDB put every row into the index and leave out its condition: a question for what is open
+    would read all that was ever settled.
+    """
+
+    def create_sql(
+        self,
+        model: type[models.Model],
+        schema_editor: BaseDatabaseSchemaEditor,
+        using: str = "",
+        **kwargs: Any,
+    ) -> Statement:
+        index: models.Index = self
+        if not schema_editor.connection.features.supports_partial_indexes:
+            columns = [f"-{name}" if order else name for name, order in self.fields_orders]
+            index = models.Index(fields=["status", *columns], name=self.name)
+        return models.Index.create_sql(index, model, schema_editor, using, **kwargs)
 
 
 def where(rows: Rows, condition: str) -> Rows:

@@ -9,7 +9,7 @@ from django.db import models
 from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 
-from pm_celery.models.fields import IdentifierField, name_field, where
+from pm_celery.models.fields import IdentifierField, OpenIndex, name_field, where
 
 __all__ = ["InboxMessage", "InboxStatus", "MessageKind"]
 
@@ -102,12 +102,12 @@ class InboxMessage(models.Model):
             ),
         )
         indexes = (
-            models.Index(
+            OpenIndex(
                 fields=["partition", "due_at", "id"],
                 name="pm_inbox_due",
                 condition=Q(status__in=["pending", "waiting"]),
             ),
-            models.Index(
+            OpenIndex(
                 fields=["process", "key", "id"],
                 name="pm_inbox_of_instance",
                 condition=Q(status__in=["pending", "waiting", "parked"]) & Q(process__gt=""),

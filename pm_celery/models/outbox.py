@@ -9,7 +9,7 @@ from django.db import connections, models
 from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 
-from pm_celery.models.fields import IdentifierField, name_field, where
+from pm_celery.models.fields import IdentifierField, OpenIndex, name_field, where
 
 __all__ = ["UNSETTLED", "CommandKind", "CommandStatus", "OutboxCommand"]
 
@@ -97,7 +97,7 @@ class OutboxCommand(models.Model):
             ),
         )
         indexes = (
-            models.Index(
+            OpenIndex(
                 fields=["due_at", "id"],
                 name="pm_outbox_due",
                 condition=Q(status__in=["pending", "dispatched"]),

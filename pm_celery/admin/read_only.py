@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.utils import quote
 from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import ObjectDoesNotExist, ValidationError
 from django.core.paginator import Paginator
+from django.db import DataError
 from django.db.models import Field, ForeignKey, Model, Q, QuerySet, TextField
 from django.http import HttpRequest, HttpResponse
 from django.urls import NoReverseMatch, reverse
@@ -62,6 +64,13 @@ class Table(ChangeList):
     def get_queryset(self, request: HttpRequest, *args: Any, **kwargs: Any) -> QuerySet[Any]:
         queryset = super().get_queryset(request, *args, **kwargs)
         return cast("ReadOnlyAdmin", self.model_admin).slim(queryset)
+
+    def get_results(self, request: HttpRequest) -> None:
+        try:
+            super().get_results(request)
+        except (OverflowError, ValueError, DataError) as error:
+            # A number or a text in the address that the database's driver refuses.
+            raise IncorrectLookupParameters(error) from error
 
 
 def _long_texts(model: Any) -> list[str]:
@@ -129,6 +138,19 @@ class ReadOnlyAdmin(_ModelAdmin):
 
     # -- lists ----------------------------------------------------------------------------------
 
+    def response_action(
+        self, request: HttpRequest, queryset: QuerySet[Any], *args: Any, **kwargs: Any
+    ) -> HttpResponse | None:
+        """Django's, which would end with an error page for what can be nobody's primary key."""
+        try:
+            for selected in request.POST.getlist(ACTION_CHECKBOX_NAME):
+                self.opts.pk.clean(selected, None)
+        except ValidationError:
+            text = _("Nothing was done: of what was selected, something can be no row.")
+            self.message_user(request, text, messages.ERROR)
+            return None
+        return super().response_action(request, queryset, *args, **kwargs)
+
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         return super().get_queryset(request).using(get_settings().database)
 
@@ -154,6 +176,8 @@ class ReadOnlyAdmin(_ModelAdmin):
         term = search_term.strip()
         if not term:
             return queryset, False
+        if "\x00" in term:  # PostgreSQL refuses it; autocompletion, unlike a list, hands it on
+            return queryset.none(), False
         for condition in self._searches(request, term):
             try:
                 if (found := queryset.filter(condition)).exists():
@@ -172,6 +196,11 @@ class ReadOnlyAdmin(_ModelAdmin):
             yield Q(**{lookup: term})
 
     # -- one row --------------------------------------------------------------------------------
+
+    def get_object(
+        self, request: HttpRequest, object_id: str, from_field: str | None = None
+    ) -> Any:
+        return None if "\x00" in object_id else super().get_object(request, object_id, from_field)
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         return self._fields

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import timedelta
+from fnmatch import fnmatchcase
 from typing import Any
 
 from celery import current_app
@@ -15,7 +17,7 @@ from django.db import DatabaseError, connections
 from django.db.migrations.executor import MigrationExecutor
 from pydantic import ValidationError
 
-from pm_celery import registry, wakeups
+from pm_celery import redaction, registry, wakeups
 from pm_celery.conf import Settings, get_settings
 from pm_celery.definitions import ProcessDefinition
 from pm_celery.exceptions import SettingsError
@@ -61,6 +63,7 @@ def check_declarations(app_configs: AppConfigs = None, **_: Any) -> list[CheckMe
             found += _check_process(listener)
     found += _check_names()
     found += _check_messages()
+    found += _check_redaction()
     return found
 
 
@@ -164,6 +167,51 @@ def _check_messages() -> Iterator[CheckMessage]:
                 f"The command {where} has no handler.",
                 f"Write @command_handler({declared.cls.__name__}) in one of {modules} of an installed app.",
             )
+
+
+def _check_redaction() -> Iterator[CheckMessage]:
+    try:
+        patterns = get_settings().redact
+    except SettingsError:
+        return
+    known: dict[str, frozenset[str]] = {}
+    for owner in (*registry.messages, *registry.listeners):
+        # What is broken has been reported; a policy has no fields.
+        with suppress(Exception):
+            known[owner.name] = owner.fields.names
+    for listener in registry.listeners:
+        if isinstance(listener, ProcessDefinition) and listener.name in known:
+            known[listener.name] |= set(listener.timer_handlers)
+            yield from _check_shown_keys(listener)
+    for pattern in patterns:
+        owner_pattern, field_pattern = redaction.split(pattern)
+        owners = [name for name in known if fnmatchcase(name, owner_pattern)]
+        names = {name for owner in owners for name in known[owner]}
+        if any(fnmatchcase(name, field_pattern) for name in names):
+            continue
+        near = difflib.get_close_matches(field_pattern, sorted(names), n=1)
+        if not owners:
+            near = difflib.get_close_matches(owner_pattern, sorted(known), n=1)
+        yield _warning(
+            "W049",
+            f"PM_CELERY['REDACT'] names {pattern!r}, which no event, command or process has: nothing is "
+            "hidden by it.",
+            f"Did you mean {near[0]!r}?" if near else "Correct it, or remove it.",
+        )
+
+
+def _check_shown_keys(definition: ProcessDefinition) -> Iterator[CheckMessage]:
+    for declared, handler in definition.event_handlers.items():
+        if callable(handler.correlate) or handler.correlate is None:
+            continue
+        with suppress(Exception):
+            if redaction.is_hidden(declared.name, handler.event_field):
+                yield _warning(
+                    "W006",
+                    f"{definition.where} correlates {declared.cls.__name__} by {handler.event_field!r}, "
+                    "which is a sensitive field: keys are shown on pages and in logs.",
+                    "Correlate by an id that says nothing about a person.",
+                )
 
 
 def _autodiscovered() -> tuple[str, ...]:

@@ -64,6 +64,10 @@ class CommandExpired(PmCeleryError):
     """The command's ``expires`` passed before it ran."""
 
 
+class CommandDied(PmCeleryError):
+    """A command is a dead letter; its handler's own error may hold what ``REDACT`` hides."""
+
+
 class NoCommandHandler(PmCeleryError):
     """No command handler is registered for the command."""
 

@@ -11,11 +11,11 @@ from uuid import UUID
 from django.db import transaction
 from django.db.models import F
 
-from pm_celery import clock, registry, signals
+from pm_celery import clock, redaction, registry, signals
 from pm_celery.conf import get_settings
 from pm_celery.decisions import Message, caused_by
-from pm_celery.exceptions import CommandExpired, NoCommandHandler, WorkerLost
-from pm_celery.letters import described
+from pm_celery.exceptions import CommandDied, CommandExpired, NoCommandHandler, WorkerLost
+from pm_celery.letters import reason_of
 from pm_celery.models import OutboxCommand
 from pm_celery.retries import DEFAULT_RETRY, Retry
 from pm_celery.settling import die
@@ -195,6 +195,7 @@ def _note_failure(command: OutboxCommand, error: Exception, counted: bool) -> st
     alias = get_settings().database
     retry = _retry(command)
     attempts = command.attempts if counted else command.attempts + 1
+    letter = None
     with transaction.atomic(using=alias, durable=True):
         unchanged = OutboxCommand.objects.using(alias).locked().filter(pk=command.pk)
         locked = unchanged.filter(status="dispatched", attempts=command.attempts).first()
@@ -202,20 +203,27 @@ def _note_failure(command: OutboxCommand, error: Exception, counted: bool) -> st
             return _NOT_OURS
         locked.attempts = attempts
         if retry.is_terminal(error) or attempts >= retry.max_runs:
-            die(locked, error)
+            letter = die(locked, error)
         else:
             locked.status = "pending"
             locked.due_at = clock.now() + retry.wait(attempts)
-            locked.reason = f"{type(error).__name__}: {described(error)['error'][:1000]}"
+            hide = redaction.hider(locked.name, locked.process, locked.payload)
+            locked.reason = reason_of(error, hide)
             locked.save(using=alias, update_fields=["attempts", "status", "due_at", "reason"])
-    if locked.status == "dead":
+    if letter is not None:
         # So that Celery, and whatever watches it, sees the task fail.
+        if redaction.concerns(locked.name):
+            # Celery logs what a task raises: its words and those of its causes may hold what is not shown.
+            raise CommandDied(
+                f"{letter.exception}: {letter.error} (dead letter {letter.pk})"
+            ) from None
         raise error
     signals.command_retried.send_robust(
         sender=OutboxCommand,
         name=locked.name,
         command_id=str(locked.command_id),
         error=error,
+        error_text=locked.reason,
         attempts=attempts,
         retry_at=locked.due_at,
     )

@@ -26,6 +26,7 @@ from pm_celery import registry
 from pm_celery.conf import get_settings
 from pm_celery.definitions import ProcessDefinition
 from pm_celery.models import Instance
+from pm_celery.redaction import payload_shown, state_shown
 
 if TYPE_CHECKING:
     _ModelAdmin = admin.ModelAdmin[Any]
@@ -34,7 +35,13 @@ else:
     _ModelAdmin = admin.ModelAdmin
     _Paginator = Paginator
 
-__all__ = ["InstanceProcessFilter", "ListenerFilter", "ProcessFilter", "ReadOnlyAdmin"]
+__all__ = [
+    "InstanceProcessFilter",
+    "ListenerFilter",
+    "ProcessFilter",
+    "ReadOnlyAdmin",
+    "process_of",
+]
 
 # Counting stops here: COUNT(*) over millions of rows takes longer than all else on a page together.
 MOST_COUNTED = 10_000
@@ -44,11 +51,24 @@ def pretty(text: str) -> str | None:
     """Text as it was stored, JSON indented; ``None`` where there is none."""
     if not text:
         return None
+    return format_html("<pre>{}</pre>", _indented(text) or text)
+
+
+def _indented(text: str) -> str | None:
+    """JSON with indents; ``None`` for other text, and where indents would be most of what is shown."""
     try:
-        shown = json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+        pieces = json.JSONEncoder(indent=2, ensure_ascii=False).iterencode(json.loads(text))
+        shown = []
+        left = 10_000 + 4 * len(text)
+        for piece in pieces:
+            # Nested deeply, a mebibyte of JSON would be a page of hundreds.
+            left -= len(piece)
+            if left < 0:
+                return None
+            shown.append(piece)
     except (ValueError, RecursionError):
-        shown = text
-    return format_html("<pre>{}</pre>", shown)
+        return None
+    return "".join(shown)
 
 
 class CappedPaginator(_Paginator):
@@ -71,6 +91,14 @@ class Table(ChangeList):
         except (OverflowError, ValueError, DataError) as error:
             # A number or a text in the address that the database's driver refuses.
             raise IncorrectLookupParameters(error) from error
+
+
+def process_of(row: Any) -> str:
+    """The process of a row's instance, which may be gone."""
+    try:
+        return str(row.instance.process)
+    except ObjectDoesNotExist:
+        return ""
 
 
 def _long_texts(model: Any) -> list[str]:
@@ -229,7 +257,7 @@ class ReadOnlyAdmin(_ModelAdmin):
         if isinstance(field, TextField):
 
             def show(row: Any) -> object:
-                return pretty(getattr(row, field.name)) or self.get_empty_value_display()
+                return pretty(self.text_of(row, field.name)) or self.get_empty_value_display()
 
         elif isinstance(field, ForeignKey):
 
@@ -249,6 +277,14 @@ class ReadOnlyAdmin(_ModelAdmin):
         show.__name__ = field.name
         show.short_description = field.verbose_name  # type: ignore[attr-defined]
         return show
+
+    def text_of(self, row: Any, column: str) -> str:
+        """A long text as people may see it."""
+        text: str = getattr(row, column)
+        if column == "payload":
+            name, process = row.name, getattr(row, "process", "")
+            return payload_shown(name, process, text, kind=getattr(row, "kind", ""))
+        return state_shown(row.process, text) if column == "state" else text
 
     def describe(self, row: Any) -> str:
         """What tells a row from others where somebody is asked whether to act on it."""

@@ -226,7 +226,8 @@ def _autodiscovered() -> tuple[str, ...]:
 
 @register(TAG)
 def check_environment(app_configs: AppConfigs = None, **_: Any) -> list[CheckMessage]:
-    """W040 to W043, W046, W047: database and broker are set up so that nothing hangs or is lost."""
+    """W040 to W043, W046 to W048: database and broker are set up so that nothing hangs, is lost, or runs
+    code from outside."""
     try:
         settings = get_settings()
     except SettingsError:
@@ -235,6 +236,7 @@ def check_environment(app_configs: AppConfigs = None, **_: Any) -> list[CheckMes
         *_check_sqlite(settings.database),
         *_check_listener(settings),
         *_check_broker(),
+        *_check_content(),
         *_check_reuse(settings.database),
     ]
 
@@ -291,6 +293,33 @@ def _check_broker() -> Iterator[CheckMessage]:
             "W046",
             "Nothing ticks: PM_CELERY['TICK_SECONDS'] is None and beat_schedule has no pm_celery.tick.",
             "Remove TICK_SECONDS, or schedule the task pm_celery.tick yourself.",
+        )
+
+
+# What kombu calls what can make a worker run code: by its short name, or by its media type.
+_RUNS_CODE = {
+    "pickle": "pickle",
+    "application/x-python-serialize": "pickle",
+    "yaml": "yaml",
+    "application/x-yaml": "yaml",
+}
+
+
+def _check_content() -> Iterator[CheckMessage]:
+    accepted = {str(content) for content in current_app.conf.accept_content or ()}
+    harmful = sorted({_RUNS_CODE[content] for content in accepted if content in _RUNS_CODE})
+    if harmful:
+        yield _warning(
+            "W048",
+            f"Celery's accept_content has {' and '.join(harmful)}: whoever can write to the broker can run "
+            "code in a worker, before any task can refuse.",
+            'Set CELERY_ACCEPT_CONTENT = ["json"], and CELERY_TASK_SERIALIZER = "json".',
+        )
+    if not accepted & {"json", "application/json"}:
+        yield _warning(
+            "W048",
+            "Celery's accept_content lacks json: workers refuse every message of pm_celery.",
+            'Set CELERY_ACCEPT_CONTENT = ["json"].',
         )
 
 

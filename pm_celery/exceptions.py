@@ -72,6 +72,10 @@ class NoCommandHandler(PmCeleryError):
     """No command handler is registered for the command."""
 
 
+class RefusedMessage(PmCeleryError):
+    """A Celery message asks one of our tasks for what cannot be: it was forged, or is of another release."""
+
+
 # -- the operator's ------------------------------------------------------------------------------
 
 

@@ -50,6 +50,7 @@ _NEWS: list[tuple[Any, int, str]] = [
         logging.WARNING,
         "Celery did not take %(what)s, a later tick sends it: %(error_text)s",
     ),
+    (signals.message_refused, logging.WARNING, "%(task)s did nothing: %(why)s"),
     (signals.operated, logging.INFO, "%(verb)s %(subject)s by %(by)s"),
 ]
 

@@ -87,7 +87,7 @@ def _issuing_handler(command: OutboxCommand) -> str | None:
 def extend_signature(command_id: str, seconds: float) -> None:
     """A Celery task of ours has begun: its lease lasts for as long as it may run."""
     OutboxCommand.objects.using(get_settings().database).filter(
-        command_id=command_id, status="dispatched"
+        command_id=command_id, kind="signature", status="dispatched"
     ).update(due_at=clock.now() + timedelta(seconds=seconds), attempts=F("attempts") + 1)
 
 
@@ -99,7 +99,7 @@ def settle_signature(command_id: str, error: BaseException | None) -> None:
             OutboxCommand.objects.using(alias)
             .select_for_update()
             .unsettled()
-            .filter(command_id=command_id)
+            .filter(command_id=command_id, kind="signature")
             .first()
         )
         if command is None:

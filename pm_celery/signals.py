@@ -12,6 +12,7 @@ __all__ = [
     "command_retried",
     "command_settled",
     "died",
+    "message_refused",
     "message_retried",
     "operated",
     "unknown_message",
@@ -33,6 +34,8 @@ died = Signal()
 unknown_message = Signal()
 # A batch was found whose worker died in it: messages (their number).
 worker_lost = Signal()
+# A Celery message asked a task of ours for what cannot be, and nothing was done: task, why.
+message_refused = Signal()
 # Celery could not take a message: error, what. The tick will find the row.
 broker_unreachable = Signal()
 # An operator's verb did something: verb, by, subject.

@@ -1027,3 +1027,31 @@ def test_e007_a_secret_in_a_state_that_would_be_stored_as_asterisks() -> None:
 
     (text,) = [text for text in found if Booking.__qualname__ in text]
     assert "Annotated[SecretStr, Sensitive]" in text
+
+
+# -- what a worker accepts ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("accepted", "words"),
+    [
+        (["json", "pickle"], "has pickle"),
+        (["application/json", "application/x-python-serialize"], "has pickle"),
+        (["yaml", "json", "pickle"], "has pickle and yaml"),
+        (["msgpack"], "lacks json"),
+    ],
+)
+def test_w048_a_worker_accepts_what_can_run_code_or_lacks_json(
+    accepted: list[str], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(current_app.conf.changes, "accept_content", accepted)
+
+    assert words in environment()["W048"]
+
+
+def test_w048_is_silent_where_json_alone_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    by_default = environment()
+    monkeypatch.setitem(current_app.conf.changes, "accept_content", ["application/json"])
+
+    assert "W048" not in by_default
+    assert "W048" not in environment()

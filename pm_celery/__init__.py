@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pm_celery.publishing import apublish as apublish
     from pm_celery.publishing import publish as publish
     from pm_celery.publishing import publish_many as publish_many
+    from pm_celery.redaction import Sensitive as Sensitive
     from pm_celery.retries import Retry as Retry
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "ProcessManager",
     "Reaction",
     "Retry",
+    "Sensitive",
     "Wait",
     "apublish",
     "command",
@@ -66,6 +68,7 @@ _HOMES = {
         "on_timer",
     ),
     "publishing": ("Envelope", "apublish", "publish", "publish_many"),
+    "redaction": ("Sensitive",),
     "retries": ("Retry",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

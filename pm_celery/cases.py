@@ -19,6 +19,7 @@ from pm_celery.handlers import EventHandler, Wait
 from pm_celery.policies import PolicyDefinition
 from pm_celery.process import ProcessManager
 from pm_celery.rows import InboxMark, InboxRow, InstanceRow
+from pm_celery.wording import text_of
 
 __all__ = ["Case", "HandlerFailed", "Step", "decide_case"]
 
@@ -30,7 +31,7 @@ class HandlerFailed(Exception):
     """A handler, or what must come before it, raised; the cause is the user's exception."""
 
     def __init__(self, case: Case, row: InboxRow, handler: str, error: Exception) -> None:
-        super().__init__(str(error))
+        super().__init__(text_of(error))
         self.case = case
         self.row = row
         self.handler = handler

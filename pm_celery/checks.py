@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import timedelta
+from fnmatch import fnmatchcase
 from typing import Any
 
 from celery import current_app
@@ -15,7 +17,7 @@ from django.db import DatabaseError, connections
 from django.db.migrations.executor import MigrationExecutor
 from pydantic import ValidationError
 
-from pm_celery import registry, wakeups
+from pm_celery import redaction, registry, wakeups
 from pm_celery.conf import Settings, get_settings
 from pm_celery.definitions import ProcessDefinition
 from pm_celery.exceptions import SettingsError
@@ -61,6 +63,7 @@ def check_declarations(app_configs: AppConfigs = None, **_: Any) -> list[CheckMe
             found += _check_process(listener)
     found += _check_names()
     found += _check_messages()
+    found += _check_redaction()
     return found
 
 
@@ -166,6 +169,51 @@ def _check_messages() -> Iterator[CheckMessage]:
             )
 
 
+def _check_redaction() -> Iterator[CheckMessage]:
+    try:
+        patterns = get_settings().redact
+    except SettingsError:
+        return
+    known: dict[str, frozenset[str]] = {}
+    for owner in (*registry.messages, *registry.listeners):
+        # What is broken has been reported; a policy has no fields.
+        with suppress(Exception):
+            known[owner.name] = owner.fields.names
+    for listener in registry.listeners:
+        if isinstance(listener, ProcessDefinition) and listener.name in known:
+            known[listener.name] |= set(listener.timer_handlers)
+            yield from _check_shown_keys(listener)
+    for pattern in patterns:
+        owner_pattern, field_pattern = redaction.split(pattern)
+        owners = [name for name in known if fnmatchcase(name, owner_pattern)]
+        names = {name for owner in owners for name in known[owner]}
+        if any(fnmatchcase(name, field_pattern) for name in names):
+            continue
+        near = difflib.get_close_matches(field_pattern, sorted(names), n=1)
+        if not owners:
+            near = difflib.get_close_matches(owner_pattern, sorted(known), n=1)
+        yield _warning(
+            "W049",
+            f"PM_CELERY['REDACT'] names {pattern!r}, which no event, command or process has: nothing is "
+            "hidden by it.",
+            f"Did you mean {near[0]!r}?" if near else "Correct it, or remove it.",
+        )
+
+
+def _check_shown_keys(definition: ProcessDefinition) -> Iterator[CheckMessage]:
+    for declared, handler in definition.event_handlers.items():
+        if callable(handler.correlate) or handler.correlate is None:
+            continue
+        with suppress(Exception):
+            if redaction.is_hidden(declared.name, handler.event_field):
+                yield _warning(
+                    "W006",
+                    f"{definition.where} correlates {declared.cls.__name__} by {handler.event_field!r}, "
+                    "which is a sensitive field: keys are shown on pages and in logs.",
+                    "Correlate by an id that says nothing about a person.",
+                )
+
+
 def _autodiscovered() -> tuple[str, ...]:
     try:
         return get_settings().autodiscover
@@ -178,7 +226,8 @@ def _autodiscovered() -> tuple[str, ...]:
 
 @register(TAG)
 def check_environment(app_configs: AppConfigs = None, **_: Any) -> list[CheckMessage]:
-    """W040 to W043, W046, W047: database and broker are set up so that nothing hangs or is lost."""
+    """W040 to W043, W046 to W048: database and broker are set up so that nothing hangs, is lost, or runs
+    code from outside."""
     try:
         settings = get_settings()
     except SettingsError:
@@ -187,6 +236,7 @@ def check_environment(app_configs: AppConfigs = None, **_: Any) -> list[CheckMes
         *_check_sqlite(settings.database),
         *_check_listener(settings),
         *_check_broker(),
+        *_check_content(),
         *_check_reuse(settings.database),
     ]
 
@@ -243,6 +293,33 @@ def _check_broker() -> Iterator[CheckMessage]:
             "W046",
             "Nothing ticks: PM_CELERY['TICK_SECONDS'] is None and beat_schedule has no pm_celery.tick.",
             "Remove TICK_SECONDS, or schedule the task pm_celery.tick yourself.",
+        )
+
+
+# What kombu calls what can make a worker run code: by its short name, or by its media type.
+_RUNS_CODE = {
+    "pickle": "pickle",
+    "application/x-python-serialize": "pickle",
+    "yaml": "yaml",
+    "application/x-yaml": "yaml",
+}
+
+
+def _check_content() -> Iterator[CheckMessage]:
+    accepted = {str(content) for content in current_app.conf.accept_content or ()}
+    harmful = sorted({_RUNS_CODE[content] for content in accepted if content in _RUNS_CODE})
+    if harmful:
+        yield _warning(
+            "W048",
+            f"Celery's accept_content has {' and '.join(harmful)}: whoever can write to the broker can run "
+            "code in a worker, before any task can refuse.",
+            'Set CELERY_ACCEPT_CONTENT = ["json"], and CELERY_TASK_SERIALIZER = "json".',
+        )
+    if not accepted & {"json", "application/json"}:
+        yield _warning(
+            "W048",
+            "Celery's accept_content lacks json: workers refuse every message of pm_celery.",
+            'Set CELERY_ACCEPT_CONTENT = ["json"].',
         )
 
 

@@ -12,6 +12,7 @@ from celery import shared_task
 from django.apps import apps
 
 from pm_celery import registry
+from pm_celery.accepting import JSON_ONLY, careful
 from pm_celery.durations import Duration, parse_duration
 from pm_celery.exceptions import DeclarationError, InvalidMessage
 from pm_celery.messages import MessageType, message_type
@@ -72,16 +73,19 @@ class CommandHandler:
             return
         self.registered_as = self.name
 
+        name = self.name
+
+        @careful(self.task_name)
         def run(command_id: str | list[str]) -> str:
             from pm_celery import execution
 
             if isinstance(command_id, list):
-                return execution.run_each(command_id)
-            return execution.run(command_id)
+                return execution.run_each(command_id, name)
+            return execution.run(command_id, name)
 
         run.__doc__ = inspect.getdoc(self.function)
         run.__module__ = self.function.__module__
-        shared_task(name=self.task_name, ignore_result=True, **self.task_options)(run)  # type: ignore[no-untyped-call]
+        shared_task(name=self.task_name, ignore_result=True, **JSON_ONLY, **self.task_options)(run)  # type: ignore[no-untyped-call]
 
 
 def command_handler(

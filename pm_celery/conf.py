@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
@@ -15,6 +16,9 @@ from pm_celery.durations import Duration, parse_duration
 from pm_celery.exceptions import SettingsError
 
 __all__ = ["PmCelerySettings", "Settings", "get_settings"]
+
+# Parts of names between points; none of them is empty.
+_PATTERN = re.compile(r"[^\s.]+(\.[^\s.]+)*")
 
 
 class PmCelerySettings(TypedDict, total=False):
@@ -54,6 +58,9 @@ class PmCelerySettings(TypedDict, total=False):
     RETENTION
         how long ended instances and settled rows are kept, such as ``"90d"``; ``None``, the default: for
         ever.
+    REDACT
+        fields whose values are not to be shown on pages, in log lines and in dead letters: names or
+        patterns such as ``"iban"``, ``"*.password"``, ``"billing.Paid.card"`` (none).
     AUTODISCOVER
         the modules (or packages) that are imported from every installed app.
     """
@@ -72,6 +79,7 @@ class PmCelerySettings(TypedDict, total=False):
     MAX_PAYLOAD_BYTES: int
     MAX_CHAIN_DEPTH: int
     RETENTION: Duration | None
+    REDACT: tuple[str, ...]
     AUTODISCOVER: tuple[str, ...]
 
 
@@ -93,6 +101,7 @@ class Settings:
     max_payload_bytes: int = 1024 * 1024
     max_chain_depth: int = 256
     retention: timedelta | None = None
+    redact: tuple[str, ...] = ()
     autodiscover: tuple[str, ...] = ("processes", "policies", "command_handlers")
 
 
@@ -127,6 +136,17 @@ def _module_names(value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _patterns(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple):
+        raise ValueError("give a list of fields' names")
+    for pattern in value:
+        if not isinstance(pattern, str) or not _PATTERN.fullmatch(pattern):
+            raise ValueError(
+                f"{pattern!r} is no name of a field: write 'iban', '*.iban' or 'billing.Paid.iban'"
+            )
+    return tuple(value)
+
+
 _READERS: dict[str, Any] = {
     "DATABASE": _alias,
     "QUEUES": _positive_int,
@@ -142,6 +162,7 @@ _READERS: dict[str, Any] = {
     "MAX_PAYLOAD_BYTES": _positive_int,
     "MAX_CHAIN_DEPTH": _positive_int,
     "RETENTION": lambda value: None if value is None else parse_duration(value),
+    "REDACT": _patterns,
     "AUTODISCOVER": _module_names,
 }
 

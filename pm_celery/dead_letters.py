@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.db import transaction
 
-from pm_celery import clock, instances, registry
+from pm_celery import clock, instances, redaction, registry
 from pm_celery.conf import get_settings
 from pm_celery.definitions import ProcessDefinition
 from pm_celery.exceptions import Refused, UnusableKey
@@ -13,6 +13,7 @@ from pm_celery.models import DeadLetter, InboxMessage, Instance, OutboxCommand, 
 from pm_celery.models.dead_letters import LetterStatus, Place
 from pm_celery.publishing import route_stored
 from pm_celery.wakeups import wake_on_commit
+from pm_celery.wording import name_of, text_of
 
 __all__ = ["discard", "retry"]
 
@@ -139,7 +140,8 @@ def _route_again(alias: str, row: InboxMessage) -> None:
             raise UnusableKey(f"{row.process} no longer handles {row.name}")
         key = listener.key_of(declared, declared.decode(row.payload))
     except Exception as error:
-        raise Refused(f"{type(error).__name__}: {error}") from error
+        hide = redaction.hider(row.name, row.process, row.payload, kind=row.kind)
+        raise Refused(f"{name_of(error)}: {text_of(error, hide)}") from error
     if key is None:
         row.status, row.reason, row.handled_at = "skipped", "the correlate says: not mine", now
     else:

@@ -287,8 +287,8 @@ def _stored_signature(signature: Signature[Any]) -> tuple[str, int, str]:
             raise Misuse(f"send({signature!r}): give send(…, delay=…) instead of {option}.")
     try:
         text = kombu_json.dumps(plain)
-    except (TypeError, ValueError) as error:
-        raise Misuse(f"send({signature!r}): its arguments are no JSON: {error}") from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise Misuse(f"send({signature.task}): its arguments are no JSON: {error}") from None
     problem = unstorable(text)
     if problem:
         raise Misuse(f"send({signature!r}) {problem}")

@@ -22,6 +22,7 @@ from pm_celery.durations import parse_duration
 from pm_celery.exceptions import InvalidMessage, Misuse, UndecodableState
 from pm_celery.handlers import Correlate, EventHandler, Mark, Unmatched, Wait
 from pm_celery.messages import LONGEST_NAME, MessageType, message_type, unstorable
+from pm_celery.redaction import Fields, fields_of, told
 from pm_celery.retries import DEFAULT_RETRY, Retry
 
 if TYPE_CHECKING:
@@ -362,7 +363,15 @@ class ProcessDefinition:
 
     @cached_property
     def adapter(self) -> TypeAdapter[Any]:
-        return TypeAdapter(self.cls)
+        adapter = TypeAdapter(self.cls)
+        self._fields = fields_of(adapter, self.where)
+        return adapter
+
+    @property
+    def fields(self) -> Fields:
+        """The state's fields at any depth, and which of them are sensitive."""
+        self.adapter  # noqa: B018 -- builds it, and reads its fields
+        return self._fields
 
     def initial(self) -> ProcessManager:
         return self.cls()
@@ -372,9 +381,10 @@ class ProcessDefinition:
         try:
             process: ProcessManager = self.adapter.validate_json(state)
         except (ValidationError, ValueError) as error:
+            words, cause = told(self.name, error)
             raise UndecodableState(
-                f"The stored state no longer validates as {self.where}: {error}"
-            ) from error
+                f"The stored state no longer validates as {self.where}: {words}"
+            ) from cause
         return process
 
     def dump(self, process: ProcessManager) -> tuple[str, ProcessManager]:
@@ -385,14 +395,16 @@ class ProcessDefinition:
         try:
             text = self.adapter.dump_json(process, warnings="error").decode()
         except (PydanticSerializationError, UnicodeError, RecursionError, ValueError) as error:
-            raise Misuse(f"{self.where}: the state cannot be stored: {error}") from error
+            words, cause = told(self.name, error, process)
+            raise Misuse(f"{self.where}: the state cannot be stored: {words}") from cause
         problem = unstorable(text)
         if problem:
             raise Misuse(f"{self.where}: the state {problem}")
         try:
             return text, self.load(text)
         except UndecodableState as error:
-            raise Misuse(f"{self.where}: the state could not be read again: {error}") from error
+            words, cause = told(self.name, error, process)
+            raise Misuse(f"{self.where}: the state could not be read again: {words}") from cause
 
     def __repr__(self) -> str:
         return f"<process {self.name}>"

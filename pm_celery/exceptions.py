@@ -64,8 +64,16 @@ class CommandExpired(PmCeleryError):
     """The command's ``expires`` passed before it ran."""
 
 
+class CommandDied(PmCeleryError):
+    """A command is a dead letter; its handler's own error may hold what ``REDACT`` hides."""
+
+
 class NoCommandHandler(PmCeleryError):
     """No command handler is registered for the command."""
+
+
+class RefusedMessage(PmCeleryError):
+    """A Celery message asks one of our tasks for what cannot be: it was forged, or is of another release."""
 
 
 # -- the operator's ------------------------------------------------------------------------------

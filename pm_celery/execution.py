@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from uuid import UUID
@@ -11,38 +11,79 @@ from uuid import UUID
 from django.db import transaction
 from django.db.models import F
 
-from pm_celery import clock, registry, signals
+from pm_celery import clock, redaction, registry, signals
 from pm_celery.conf import get_settings
 from pm_celery.decisions import Message, caused_by
-from pm_celery.exceptions import CommandExpired, NoCommandHandler, WorkerLost
-from pm_celery.letters import described
+from pm_celery.exceptions import (
+    CommandDied,
+    CommandExpired,
+    NoCommandHandler,
+    RefusedMessage,
+    WorkerLost,
+)
+from pm_celery.letters import reason_of
 from pm_celery.models import OutboxCommand
 from pm_celery.retries import DEFAULT_RETRY, Retry
 from pm_celery.settling import die
 from pm_celery.statements import statements
 from pm_celery.transience import is_transient, repeated
 
-__all__ = ["run", "run_each"]
+__all__ = ["is_command_id", "run", "run_each"]
 
 _NOT_OURS = "settled or running elsewhere"
+# One message of ours holds no more commands.
+_MOST_AT_ONCE = 10_000
 
 
-def run(command_id: str) -> str:
+def run(command_id: str, name: str = "") -> str:
     """Run a command's handler, in one transaction with the mark that it ran; what became of it.
 
     The body of every command task. A second delivery finds the command done, or locked, and does
-    nothing. Raises what the handler raised when that was its last attempt.
+    nothing; an id that is no command's, or another one's, does nothing and is announced. Raises what the
+    handler raised when that was its last attempt.
+
+    name: of the commands that the task is for, "" for any.
     """
     found = _uuid(command_id)
     if found is None:
-        return "no command has this id"
+        return _refused(name, f"{command_id!r:.80} is no id of a command")
     try:
-        return repeated(get_settings().database, lambda: _run_once(found))
+        outcome = repeated(get_settings().database, lambda: _run_once(found, name))
+    except RefusedMessage as refused:
+        return _refused(name, str(refused))
     except Exception as error:
         if not is_transient(error):
             raise
         # What never passes is no accident: this run counts, if there is a database to count it in.
-        return _run_once(found, patient=False)
+        return _run_once(found, name, patient=False)
+    if outcome == _NOT_OURS:
+        _refuse_unknown([found], name)
+    return outcome
+
+
+def _refused(name: str, why: str) -> str:
+    """Say that a message asked for what cannot be, and that nothing was done."""
+    task = f"pm_celery.command.{name}" if name else "pm_celery.run_command"
+    signals.message_refused.send_robust(sender=OutboxCommand, task=task, why=why)
+    return why
+
+
+def _refuse_unknown(command_ids: Collection[UUID], name: str) -> None:
+    """Say which of the ids that were not found dispatched are no command's at all."""
+    alias = get_settings().database
+    rows = OutboxCommand.objects.using(alias).filter(command_id__in=command_ids)
+    for command_id in set(command_ids) - set(rows.values_list("command_id", flat=True)):
+        _refused(name, f"no command has the id {command_id}")
+
+
+def _is_meant(command: OutboxCommand, name: str) -> bool:
+    """Whether a task that is for commands of this name may run it; a signature runs elsewhere."""
+    return command.kind == "command" and name in ("", command.name)
+
+
+def is_command_id(text: object) -> bool:
+    """Whether a command may have this id."""
+    return isinstance(text, str) and _uuid(text) is not None
 
 
 def _uuid(text: object) -> UUID | None:
@@ -58,7 +99,7 @@ class _Failed(Exception):
         self.error = error
 
 
-def _run_once(command_id: UUID, *, patient: bool = True) -> str:
+def _run_once(command_id: UUID, name: str, *, patient: bool = True) -> str:
     """patient: a lost lock, race or connection is raised, to be repeated, and costs no attempt."""
     counted, attempts = False, 0
     command = None
@@ -66,7 +107,7 @@ def _run_once(command_id: UUID, *, patient: bool = True) -> str:
     try:
         with transaction.atomic(using=alias, durable=True):
             # If we die in here, nothing happened; the lease ends, and the tick dispatches it again.
-            command = _take(alias, command_id)
+            command = _take(alias, command_id, name)
             if command is None:
                 return _NOT_OURS
             attempts = command.attempts
@@ -77,7 +118,7 @@ def _run_once(command_id: UUID, *, patient: bool = True) -> str:
                 return _NOT_OURS
         counted, attempts = True, command.attempts
         with transaction.atomic(using=alias, durable=True):
-            command = _take(alias, command_id)
+            command = _take(alias, command_id, name)
             if command is None or command.attempts != attempts:
                 return _NOT_OURS
             return _run_taken(alias, command, counted=True)
@@ -95,9 +136,15 @@ def _run_once(command_id: UUID, *, patient: bool = True) -> str:
         return _note_failure(command, error, counted)
 
 
-def _take(alias: str, command_id: UUID) -> OutboxCommand | None:
-    """A dispatched command under its row lock, or None if it is settled, or held by someone else."""
-    return next(iter(statements(alias).take_commands(alias, [command_id])), None)
+def _take(alias: str, command_id: UUID, name: str) -> OutboxCommand | None:
+    """A dispatched command under its row lock, or None if it is settled, or held by someone else.
+
+    Raises ``RefusedMessage`` for one that the task is not for.
+    """
+    command = next(iter(statements(alias).take_commands(alias, [command_id])), None)
+    if command is not None and not _is_meant(command, name):
+        raise RefusedMessage(f"{command_id} is the id of {command.name}")
+    return command
 
 
 def _count_attempt(alias: str, command: OutboxCommand) -> bool:
@@ -195,6 +242,7 @@ def _note_failure(command: OutboxCommand, error: Exception, counted: bool) -> st
     alias = get_settings().database
     retry = _retry(command)
     attempts = command.attempts if counted else command.attempts + 1
+    letter = None
     with transaction.atomic(using=alias, durable=True):
         unchanged = OutboxCommand.objects.using(alias).locked().filter(pk=command.pk)
         locked = unchanged.filter(status="dispatched", attempts=command.attempts).first()
@@ -202,20 +250,27 @@ def _note_failure(command: OutboxCommand, error: Exception, counted: bool) -> st
             return _NOT_OURS
         locked.attempts = attempts
         if retry.is_terminal(error) or attempts >= retry.max_runs:
-            die(locked, error)
+            letter = die(locked, error)
         else:
             locked.status = "pending"
             locked.due_at = clock.now() + retry.wait(attempts)
-            locked.reason = f"{type(error).__name__}: {described(error)['error'][:1000]}"
+            hide = redaction.hider(locked.name, locked.process, locked.payload)
+            locked.reason = reason_of(error, hide)
             locked.save(using=alias, update_fields=["attempts", "status", "due_at", "reason"])
-    if locked.status == "dead":
+    if letter is not None:
         # So that Celery, and whatever watches it, sees the task fail.
+        if redaction.concerns(locked.name):
+            # Celery logs what a task raises: its words and those of its causes may hold what is not shown.
+            raise CommandDied(
+                f"{letter.exception}: {letter.error} (dead letter {letter.pk})"
+            ) from None
         raise error
     signals.command_retried.send_robust(
         sender=OutboxCommand,
         name=locked.name,
         command_id=str(locked.command_id),
         error=error,
+        error_text=locked.reason,
         attempts=attempts,
         retry_at=locked.due_at,
     )
@@ -225,28 +280,37 @@ def _note_failure(command: OutboxCommand, error: Exception, counted: bool) -> st
 # -- commands that share a message ------------------------------------------------------------------
 
 
-def run_each(command_ids: Sequence[str]) -> str:
+def run_each(command_ids: Sequence[str], name: str = "") -> str:
     """Run commands that share a message, several to a transaction; what became of them.
 
     Each is taken, runs and fails by itself, in a savepoint: one that raises takes no other with it. What
     was dispatched before, and whatever a transaction holds that fails as a whole (a lost connection, a
     refused commit), runs one by one. Raises what a handler raised when that was its last attempt.
     """
-    left = [found for command_id in command_ids if (found := _uuid(command_id))]
+    if len(command_ids) > _MOST_AT_ONCE:
+        return _refused(name, f"{len(command_ids):,} commands in one message were never sent by us")
+    asked = dict.fromkeys(found for command_id in command_ids if (found := _uuid(command_id)))
+    if len(asked) < len(command_ids):
+        _refused(
+            name, f"of {len(command_ids)} ids, {len(command_ids) - len(asked)} are none or double"
+        )
+    left = list(asked)
     alone: list[UUID] = []
     errors: list[Exception] = []
     while left:
         try:
-            round_ = _run_together(left)
+            round_ = _run_together(left, name)
         except Exception:  # noqa: BLE001 -- nothing of it happened; alone, the culprit is found
             alone += left
             break
+        if round_.missing:
+            _refuse_unknown(round_.missing, name)
         for failed in round_.failed:
             _gather(errors, partial(_note_failure, failed.command, failed.error, False))
         alone += round_.alone
         left = round_.left
     for command_id in alone:
-        _gather(errors, partial(run, str(command_id)))
+        _gather(errors, partial(run, str(command_id), name))
     if errors:
         raise errors[0]
     return f"{len(command_ids)} commands, {len(alone)} of them one by one"
@@ -267,17 +331,23 @@ class _Round:
     done: list[OutboxCommand] = field(default_factory=list)
     failed: list[_Failed] = field(default_factory=list)
     alone: list[UUID] = field(default_factory=list)
+    missing: set[UUID] = field(default_factory=set)
 
 
-def _run_together(command_ids: Sequence[UUID]) -> _Round:
+def _run_together(command_ids: Sequence[UUID], name: str) -> _Round:
     alias = get_settings().database
     end = time.monotonic() + get_settings().batch_seconds
     with transaction.atomic(using=alias, durable=True):
         # If we die in here, nothing happened; the leases end, and each is dispatched again.
         taken = statements(alias).take_commands(alias, command_ids)
         round_ = _Round([command.command_id for command in taken])
+        round_.missing = set(command_ids) - set(round_.left)
         for command in taken:
             round_.left.remove(command.command_id)
+            if not _is_meant(command, name):
+                # Alone, it is refused.
+                round_.alone.append(command.command_id)
+                continue
             _run_one_of(alias, command, round_)
             if time.monotonic() > end:
                 break

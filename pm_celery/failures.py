@@ -9,19 +9,20 @@ from datetime import datetime
 from django.db import transaction
 from django.db.models import F, Q
 
-from pm_celery import clock, inbox, registry, signals
+from pm_celery import clock, inbox, redaction, registry, signals
 from pm_celery.conf import get_settings
 from pm_celery.deciding import retry_of
 from pm_celery.definitions import ProcessDefinition
 from pm_celery.exceptions import WorkerLost
 from pm_celery.keys import partition_of
-from pm_celery.letters import announce_death, described, open_letter
+from pm_celery.letters import announce_death, described, open_letter, reason_of
 from pm_celery.messages import LONGEST_NAME
 from pm_celery.models import DeadLetter, InboxMessage, Instance
 from pm_celery.models.dead_letters import Place
 from pm_celery.policies import PolicyDefinition
 from pm_celery.rows import InboxRow, NewMessage, TransitionRow
 from pm_celery.statements import InstanceKey, statements
+from pm_celery.wording import Hide
 
 __all__ = ["count_attempt", "note", "note_unrecordable", "refund"]
 
@@ -123,7 +124,7 @@ def note(row: InboxRow, handler: str, error: Exception, *, counted: bool) -> Non
         _die(row, handler, error, attempts)
         return
     due = clock.now() + retry.wait(attempts)
-    reason = f"{type(error).__name__}: {described(error)['error'][:1000]}"
+    reason = reason_of(error, _hider(row, _state(settings.database, row)))
     if _compare_and_set(
         settings.database, row, attempts=attempts, due_at=due, status="pending", reason=reason
     ):
@@ -134,9 +135,22 @@ def note(row: InboxRow, handler: str, error: Exception, *, counted: bool) -> Non
             name=row.name,
             message_id=row.message_id,
             error=error,
+            error_text=reason,
             attempts=attempts,
             retry_at=due,
         )
+
+
+def _hider(row: InboxRow, state: str) -> Hide:
+    return redaction.hider(row.name, row.process, row.payload, kind=row.kind, state=state)
+
+
+def _state(alias: str, row: InboxRow) -> str:
+    """The state that an error may quote, if any of it is not to be shown."""
+    if not row.key or not redaction.concerns(row.process):
+        return ""
+    owners = Instance.objects.using(alias).filter(process=row.process, key=row.key)
+    return owners.values_list("state", flat=True).first() or ""
 
 
 def note_unrecordable(
@@ -161,7 +175,8 @@ def _die(row: InboxRow, handler: str, error: Exception, attempts: int) -> None:
         if isinstance(listener, ProcessDefinition):
             instance = _lock_instance(alias, row, listener)
         now = clock.now()
-        reason = f"{type(error).__name__}: {described(error)['error'][:1000]}"
+        state = instance.state if instance else ""
+        reason = reason_of(error, _hider(row, state))
         if instance is not None and instance.ended_at is not None:
             # An operator has cancelled it meanwhile.
             skipped = f"the instance is {instance.status}"
@@ -173,7 +188,7 @@ def _die(row: InboxRow, handler: str, error: Exception, attempts: int) -> None:
             transaction.set_rollback(True, using=alias)
             return
         if row.kind == "failure":
-            _note_on_letter(alias, row, error)
+            _note_on_letter(alias, row, error, state)
             return
         letter = open_letter(
             alias,
@@ -184,6 +199,7 @@ def _die(row: InboxRow, handler: str, error: Exception, attempts: int) -> None:
             message_pk=row.id,
             instance_id=instance.pk if instance else None,
             handler=handler,
+            state=state,
         )
         if instance is not None and isinstance(listener, ProcessDefinition):
             _fail(alias, instance, row, error, now)
@@ -304,12 +320,12 @@ def _failure_notice(row: InboxRow, letter: DeadLetter, attempts: int, now: datet
     )
 
 
-def _note_on_letter(alias: str, row: InboxRow, error: Exception) -> None:
+def _note_on_letter(alias: str, row: InboxRow, error: Exception, state: str) -> None:
     """The failure handler failed too: that is written on the letter, and goes no further."""
     letter = DeadLetter.objects.using(alias).filter(pk=json.loads(row.payload)["letter"]).first()
     if letter is None:
         return
-    found = described(error)
+    found = described(error, _hider(row, state))
     letter.failure_handler_error = found["traceback"] or f"{found['exception']}: {found['error']}"
     letter.save(using=alias, update_fields=["failure_handler_error"])
-    announce_death(alias, letter, error)
+    announce_death(alias, letter, error, f"{found['exception']}: {found['error'][:1000]}")

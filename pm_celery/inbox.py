@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pm_celery import wakeups
+from pm_celery import redaction, wakeups
 from pm_celery.conf import get_settings
 from pm_celery.exceptions import EventIdConflict
 from pm_celery.letters import open_letter
@@ -55,7 +55,7 @@ def _note_conflicts(alias: str, rows: Sequence[NewMessage]) -> None:
                 place=Place.PUBLISH,
                 process=row.process,
                 message_ref=row.message_id,
-                payload=row.payload,
+                payload=redaction.payload_shown(row.name, row.process, row.payload),
             ).exists():
                 continue
             error = EventIdConflict(

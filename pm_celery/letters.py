@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import traceback
-
 from django.db import transaction
 
-from pm_celery import clock, signals
-from pm_celery.exceptions import PmCeleryError
+from pm_celery import clock, redaction, signals
 from pm_celery.models import DeadLetter, InboxMessage
 from pm_celery.models.dead_letters import Place
 from pm_celery.rows import InboxRow, NewMessage
+from pm_celery.wording import Hide, name_of, nothing_hidden, text_of, trace_of
 
-__all__ = ["announce_death", "described", "open_letter"]
-
-LONGEST_TRACEBACK = 20_000
-_OURS = ("pm_celery.", "pydantic")
+__all__ = ["announce_death", "described", "open_letter", "reason_of"]
 
 
 def open_letter(
@@ -28,8 +23,13 @@ def open_letter(
     message_pk: int | None,
     instance_id: int | None = None,
     handler: str = "",
+    state: str = "",
 ) -> DeadLetter:
-    """Write a dead letter for a message, in the caller's transaction."""
+    """Write a dead letter for a message, in the caller's transaction.
+
+    state: that of its instance, which its error may quote.
+    """
+    hide = redaction.hider(row.name, row.process, row.payload, kind=row.kind, state=state)
     letter = DeadLetter.objects.using(alias).create(
         message_id=message_pk,
         instance_id=instance_id,
@@ -39,45 +39,34 @@ def open_letter(
         name=row.name,
         message_ref=row.message_id,
         handler=handler,
-        payload=row.payload,
+        payload=redaction.payload_shown(row.name, row.process, row.payload, kind=row.kind),
         attempts=attempts,
         died_at=clock.now(),
-        **described(error),
+        **described(error, hide),
     )
     announce_death(alias, letter, error)
     return letter
 
 
-def described(error: BaseException) -> dict[str, str]:
+def described(error: BaseException, hide: Hide = nothing_hidden) -> dict[str, str]:
     """An exception as a dead letter stores it: class, text, traceback; nothing a database refuses."""
-    trace = (
-        "" if isinstance(error, PmCeleryError) and error.__traceback__ is None else _trace(error)
-    )
     return {
-        "exception": _printable(type(error).__name__)[:255],
-        "error": _printable(str(error))[:LONGEST_TRACEBACK],
-        "traceback": trace,
+        "exception": name_of(error),
+        "error": text_of(error, hide),
+        "traceback": trace_of(error, hide),
     }
 
 
-def _trace(error: BaseException) -> str:
-    # The user's code, not ours, is what failed: begin where it begins.
-    frames = error.__traceback__
-    while frames is not None and frames.tb_frame.f_globals.get("__name__", "").startswith(_OURS):
-        frames = frames.tb_next
-    text = "".join(traceback.format_exception(type(error), error, frames or error.__traceback__))
-    if len(text) > LONGEST_TRACEBACK:
-        half = LONGEST_TRACEBACK // 2
-        text = f"{text[:half]}\n… {len(text) - LONGEST_TRACEBACK} characters left out …\n{text[-half:]}"
-    return _printable(text)
+def reason_of(error: BaseException, hide: Hide = nothing_hidden) -> str:
+    """An exception as a row's reason, and as a log line, tells it."""
+    return f"{name_of(error)}: {text_of(error, hide)[:1000]}"
 
 
-def _printable(text: str) -> str:
-    return text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
-
-
-def announce_death(alias: str, letter: DeadLetter, error: BaseException) -> None:
-    """Tell the world about a dead letter once it is committed."""
+def announce_death(
+    alias: str, letter: DeadLetter, error: BaseException, error_text: str = ""
+) -> None:
+    """Tell the world about a dead letter once it is committed; its error's text is the letter's."""
+    text = error_text or f"{letter.exception}: {letter.error[:1000]}"
 
     def announce() -> None:
         signals.died.send_robust(
@@ -89,6 +78,7 @@ def announce_death(alias: str, letter: DeadLetter, error: BaseException) -> None
             name=letter.name,
             message_id=letter.message_ref,
             error=error,
+            error_text=text,
         )
 
     transaction.on_commit(announce, using=alias, robust=True)

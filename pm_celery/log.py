@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 from pm_celery import signals
+from pm_celery.wording import name_of, one_line, text_of
 
 __all__ = ["connect"]
 
@@ -21,18 +22,18 @@ _NEWS: list[tuple[Any, int, str]] = [
     (
         signals.message_retried,
         logging.WARNING,
-        "%(process)s %(key)s: %(name)s failed in run %(attempts)s, again at %(retry_at)s: %(error)r",
+        "%(process)s %(key)s: %(name)s failed in run %(attempts)s, again at %(retry_at)s: %(error_text)s",
     ),
     (
         signals.command_retried,
         logging.WARNING,
-        "%(name)s %(command_id)s failed in run %(attempts)s, again at %(retry_at)s: %(error)r",
+        "%(name)s %(command_id)s failed in run %(attempts)s, again at %(retry_at)s: %(error_text)s",
     ),
     (signals.command_settled, logging.DEBUG, "%(name)s %(command_id)s: %(status)s"),
     (
         signals.died,
         logging.ERROR,
-        "dead letter %(letter_id)s (%(place)s): %(process)s %(key)s %(name)s %(message_id)s: %(error)r",
+        "dead letter %(letter_id)s (%(place)s): %(process)s %(key)s %(name)s %(message_id)s: %(error_text)s",
     ),
     (
         signals.unknown_message,
@@ -47,8 +48,9 @@ _NEWS: list[tuple[Any, int, str]] = [
     (
         signals.broker_unreachable,
         logging.WARNING,
-        "Celery did not take %(what)s, a later tick sends it: %(error)r",
+        "Celery did not take %(what)s, a later tick sends it: %(error_text)s",
     ),
+    (signals.message_refused, logging.WARNING, "%(task)s did nothing: %(why)s"),
     (signals.operated, logging.INFO, "%(verb)s %(subject)s by %(by)s"),
 ]
 
@@ -59,10 +61,21 @@ def connect() -> None:
         signal.connect(_line(level, text), weak=False, dispatch_uid=f"pm_celery.log:{text}")
 
 
+def _plain(value: Any) -> Any:
+    """A value as a log may hold it: names and keys come from outside, and may hold anything."""
+    if isinstance(value, BaseException):
+        return one_line(f"{name_of(value)}: {text_of(value)}")
+    return one_line(value) if isinstance(value, str) else value
+
+
 def _line(level: int, text: str) -> Any:
     def log(sender: object, signal: object, **news: Any) -> None:
         if logger.isEnabledFor(level):
-            extra = {f"pm_{key}": value for key, value in news.items()}
-            logger.log(level, text, news, extra=extra)
+            told = {key: _plain(value) for key, value in news.items()}
+            if "error" in news:
+                # Never the exception itself: it may hold what PM_CELERY["REDACT"] hides.
+                told["error"] = told.setdefault("error_text", _plain(news["error"]))
+            extra = {f"pm_{key}": value for key, value in told.items()}
+            logger.log(level, text, told, extra=extra)
 
     return log

@@ -19,6 +19,7 @@ from pydantic_core import PydanticSerializationError
 from pm_celery import registry
 from pm_celery.conf import get_settings
 from pm_celery.exceptions import DeclarationError, InvalidMessage, UndecodablePayload
+from pm_celery.redaction import Fields, fields_of, told
 
 __all__ = ["MessageType", "command", "encoded", "event", "message_type"]
 
@@ -57,7 +58,15 @@ class MessageType:
     @cached_property
     def adapter(self) -> TypeAdapter[Any]:
         # Built when first needed: annotations may name classes declared further down in the module.
-        return TypeAdapter(self.cls)
+        adapter: TypeAdapter[Any] = TypeAdapter(self.cls)
+        self._fields = fields_of(adapter, f"{self.cls.__module__}.{self.cls.__qualname__}")
+        return adapter
+
+    @property
+    def fields(self) -> Fields:
+        """Its fields at any depth, and which of them are sensitive."""
+        self.adapter  # noqa: B018 -- builds it, and reads its fields
+        return self._fields
 
     @cached_property
     def field_names(self) -> frozenset[str]:
@@ -76,9 +85,11 @@ class MessageType:
             ).decode()
             validated = self._read(text)
         except ValidationError as error:
-            raise InvalidMessage(f"{self.name} does not validate: {error}") from error
+            words, cause = told(self.name, error, message)
+            raise InvalidMessage(f"{self.name} does not validate: {words}") from cause
         except (PydanticSerializationError, UnicodeError, RecursionError, ValueError) as error:
-            raise InvalidMessage(f"{self.name} cannot be written as JSON: {error}") from error
+            words, cause = told(self.name, error, message)
+            raise InvalidMessage(f"{self.name} cannot be written as JSON: {words}") from cause
         problem = unstorable(text)
         if problem:
             raise InvalidMessage(f"{self.name} {problem}")
@@ -89,9 +100,10 @@ class MessageType:
         try:
             return self._read(text)
         except (ValidationError, ValueError) as error:
+            words, cause = told(self.name, error)
             raise UndecodablePayload(
-                f"The stored payload of {self.name} no longer validates: {error}"
-            ) from error
+                f"The stored payload of {self.name} no longer validates: {words}"
+            ) from cause
 
     def _read(self, text: str) -> Any:
         # Rows hold field names, other services may send aliases.

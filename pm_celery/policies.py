@@ -14,6 +14,7 @@ from pm_celery.durations import Duration
 from pm_celery.exceptions import InvalidMessage
 from pm_celery.messages import LONGEST_NAME, MessageType, message_type
 from pm_celery.retries import DEFAULT_RETRY, Retry
+from pm_celery.wording import printable
 
 if TYPE_CHECKING:
     from celery.canvas import Signature
@@ -64,7 +65,7 @@ class Reaction:
 
     def ignore(self, reason: str) -> Ignored:
         """``return reaction.ignore("why")``: record the event as skipped."""
-        return Ignored(str(reason))
+        return Ignored(printable(str(reason)))
 
 
 class PolicyDefinition:

@@ -7,12 +7,13 @@ import inspect
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
 
-from pm_celery import registry
+from pm_celery import redaction, registry
 from pm_celery.decisions import Ignored, Message, Turn
 from pm_celery.definitions import ProcessDefinition
 from pm_celery.durations import Duration
 from pm_celery.exceptions import Misuse
 from pm_celery.messages import CODEC_CONFIG
+from pm_celery.wording import printable
 
 if TYPE_CHECKING:
     from celery.canvas import Signature
@@ -150,11 +151,12 @@ class ProcessManager:
 
     def ignore(self, reason: str) -> Ignored:
         """``return self.ignore("why")``: record the message as skipped; change and end nothing."""
-        return Ignored(str(reason))
+        return Ignored(printable(str(reason)))
 
     def __repr__(self) -> str:
+        hidden = redaction.marked(self.definition.name)
         values = ", ".join(
-            f"{f.name}={getattr(self, f.name)!r}"
+            f"{f.name}={redaction.HIDDEN if f.name in hidden else repr(getattr(self, f.name))}"
             for f in dataclasses.fields(self)  # type: ignore[arg-type]
         )
         return f"{type(self).__name__}({values})"

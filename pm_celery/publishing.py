@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 from asgiref.sync import sync_to_async
 from django.db import DatabaseError, transaction
 
-from pm_celery import clock, inbox, registry
+from pm_celery import clock, inbox, redaction, registry
 from pm_celery.conf import get_settings
 from pm_celery.decisions import current_cause
 from pm_celery.exceptions import InvalidMessage
@@ -21,6 +21,7 @@ from pm_celery.listeners import route
 from pm_celery.messages import LONGEST_NAME, MessageType, encoded, unstorable
 from pm_celery.models import InboxMessage
 from pm_celery.rows import NewMessage
+from pm_celery.wording import text_of
 
 __all__ = ["Envelope", "apublish", "publish", "publish_many", "publish_named", "route_stored"]
 
@@ -126,11 +127,15 @@ def _add_rows(envelope: Envelope, rows: list[NewMessage], errors: list[Exception
                 occurred_at=_moment(envelope.occurred_at, now),
                 published_at=now,
                 status="dead" if found.error else "pending",
-                reason=str(found.error) if found.error else "",
+                reason=_reason(declared.name, payload, found.error),
             )
         )
         errors.append(found.error)
     return event_id
+
+
+def _reason(name: str, payload: str, error: Exception | None) -> str:
+    return text_of(error, redaction.hider(name, "", payload)) if error else ""
 
 
 def _identifier(parameter: str, value: object) -> str:
@@ -209,7 +214,7 @@ def publish_named(
         occurred_at=when,
         published_at=now,
         status="dead" if error else "pending",
-        reason=str(error) if error else "this release does not know the event",
+        reason=_reason(name, text, error) or "this release does not know the event",
     )
     with transaction.atomic(using=get_settings().database):
         inbox.put([unrouted], [error])
@@ -262,7 +267,7 @@ def route_stored(declared: MessageType, row: InboxMessage) -> int:
                 occurred_at=row.occurred_at,
                 published_at=row.published_at,
                 status="dead" if found.error else "pending",
-                reason=str(found.error) if found.error else "",
+                reason=_reason(declared.name, payload, found.error),
             )
             for found in routes
         ],

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from django.db import transaction
 from django.db.models import F
 
-from pm_celery import clock, inbox, registry
+from pm_celery import clock, inbox, redaction, registry
 from pm_celery.conf import get_settings
 from pm_celery.keys import partition_of
 from pm_celery.letters import announce_death, described
@@ -19,10 +19,10 @@ from pm_celery.rows import NewMessage
 __all__ = ["die", "extend_signature", "settle_signature"]
 
 
-def die(command: OutboxCommand, error: BaseException) -> None:
+def die(command: OutboxCommand, error: BaseException) -> DeadLetter:
     """A locked command is given up: dead letter, and a notice to the instance that issued it."""
     alias = get_settings().database
-    found = described(error)
+    found = described(error, redaction.hider(command.name, command.process, command.payload))
     now = clock.now()
     command.status = "dead"
     command.reason = f"{found['exception']}: {found['error'][:1000]}"
@@ -37,7 +37,7 @@ def die(command: OutboxCommand, error: BaseException) -> None:
         name=command.name,
         message_ref=str(command.command_id),
         handler=handler.function.__name__ if handler and command.kind == "command" else "",
-        payload=command.payload,
+        payload=redaction.payload_shown(command.name, command.process, command.payload),
         attempts=command.attempts,
         died_at=now,
         **found,
@@ -45,6 +45,7 @@ def die(command: OutboxCommand, error: BaseException) -> None:
     announce_death(alias, letter, error)
     if command.instance_id is not None:
         inbox.put([_notice(command, letter, now)])
+    return letter
 
 
 def _notice(command: OutboxCommand, letter: DeadLetter, now: datetime) -> NewMessage:
@@ -86,7 +87,7 @@ def _issuing_handler(command: OutboxCommand) -> str | None:
 def extend_signature(command_id: str, seconds: float) -> None:
     """A Celery task of ours has begun: its lease lasts for as long as it may run."""
     OutboxCommand.objects.using(get_settings().database).filter(
-        command_id=command_id, status="dispatched"
+        command_id=command_id, kind="signature", status="dispatched"
     ).update(due_at=clock.now() + timedelta(seconds=seconds), attempts=F("attempts") + 1)
 
 
@@ -98,7 +99,7 @@ def settle_signature(command_id: str, error: BaseException | None) -> None:
             OutboxCommand.objects.using(alias)
             .select_for_update()
             .unsettled()
-            .filter(command_id=command_id)
+            .filter(command_id=command_id, kind="signature")
             .first()
         )
         if command is None:

@@ -12,6 +12,7 @@ __all__ = [
     "command_retried",
     "command_settled",
     "died",
+    "message_refused",
     "message_retried",
     "operated",
     "unknown_message",
@@ -20,18 +21,21 @@ __all__ = [
 
 # A transaction of the engine: partition, transitions, skipped, unmatched (numbers).
 batch_recorded = Signal()
-# A run failed and will be repeated: process, key, name, message_id, error, attempts, retry_at.
+# A run failed and will be repeated: process, key, name, message_id, error (the exception), error_text (its
+# words, without what ``PM_CELERY["REDACT"]`` hides), attempts, retry_at.
 message_retried = Signal()
-# The same of a command: name, command_id, error, attempts, retry_at.
+# The same of a command: name, command_id, error, error_text, attempts, retry_at.
 command_retried = Signal()
 # A command ran, or was given up: name, command_id, status.
 command_settled = Signal()
-# A dead letter was opened: letter_id, place, process, key, name, message_id, error (the exception).
+# A dead letter was opened: letter_id, place, process, key, name, message_id, error, error_text.
 died = Signal()
 # A row waits for a release that knows its type: process, name, version, message_id.
 unknown_message = Signal()
 # A batch was found whose worker died in it: messages (their number).
 worker_lost = Signal()
+# A Celery message asked a task of ours for what cannot be, and nothing was done: task, why.
+message_refused = Signal()
 # Celery could not take a message: error, what. The tick will find the row.
 broker_unreachable = Signal()
 # An operator's verb did something: verb, by, subject.

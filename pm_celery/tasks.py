@@ -8,9 +8,14 @@ from typing import Any
 from celery import Task, shared_task, signals
 
 from pm_celery import engine, execution, outbox, retention, settling, ticks
+from pm_celery.accepting import JSON_ONLY, careful
 from pm_celery.conf import get_settings
+from pm_celery.exceptions import InvalidMessage, RefusedMessage
+from pm_celery.execution import is_command_id
+from pm_celery.keys import PARTITIONS
 from pm_celery.publishing import publish_named
 from pm_celery.transience import repeated
+from pm_celery.wording import text_of
 
 __all__ = ["advance", "prune", "publish", "run_command", "tick"]
 
@@ -18,32 +23,40 @@ __all__ = ["advance", "prune", "publish", "run_command", "tick"]
 _SIGNATURE_SECONDS = 3600.0
 
 
-@shared_task(name="pm_celery.advance", ignore_result=True)
+@shared_task(name="pm_celery.advance", ignore_result=True, **JSON_ONLY)
+@careful("pm_celery.advance")
 def advance(lane: int) -> None:
     """Handle what is due in the partitions of a lane."""
-    repeated(get_settings().database, partial(engine.advance, int(lane)), times=3)
+    lanes = PARTITIONS + get_settings().queues
+    if type(lane) is not int or not 0 <= lane < lanes:
+        raise RefusedMessage(f"there is no lane {lane!r:.80}, they are 0 to {lanes - 1}")
+    repeated(get_settings().database, partial(engine.advance, lane), times=3)
 
 
-@shared_task(name="pm_celery.tick", ignore_result=True)
+@shared_task(name="pm_celery.tick", ignore_result=True, **JSON_ONLY)
+@careful("pm_celery.tick")
 def tick() -> None:
     """Find what is due or stranded. Beat sends it."""
     repeated(get_settings().database, ticks.tick, times=3)
 
 
-@shared_task(name="pm_celery.run_command", ignore_result=True)
+@shared_task(name="pm_celery.run_command", ignore_result=True, **JSON_ONLY)
+@careful("pm_celery.run_command")
 def run_command(command_id: str) -> str:
     """Run a command that has no task of its own here."""
     return execution.run(command_id)
 
 
-@shared_task(name="pm_celery.prune", ignore_result=True)
+@shared_task(name="pm_celery.prune", ignore_result=True, **JSON_ONLY)
+@careful("pm_celery.prune")
 def prune() -> int:
     """Remove what ``PM_CELERY["RETENTION"]`` no longer keeps. Beat sends it once an hour."""
     return retention.prune()
 
 
 # Acknowledged late: until the row is committed, the message is all there is of the event.
-@shared_task(name="pm_celery.publish", bind=True, ignore_result=True, acks_late=True)
+@shared_task(name="pm_celery.publish", bind=True, ignore_result=True, acks_late=True, **JSON_ONLY)
+@careful("pm_celery.publish")
 def publish(
     self: Task[Any, Any],
     name: str,
@@ -65,7 +78,11 @@ def publish(
         correlation_id=correlation_id,
         occurred_at=occurred_at,
     )
-    return repeated(get_settings().database, put)
+    try:
+        return repeated(get_settings().database, put)
+    except InvalidMessage as error:
+        # No row can hold it, so there is nothing to try again with, and its sender is gone.
+        raise RefusedMessage(text_of(error)) from None
 
 
 # -- what became of the tasks that instances sent as signatures --------------------------------------
@@ -76,7 +93,7 @@ def _ours(task: Any) -> str | None:
     headers = getattr(request, "headers", None) or {}
     found = headers.get(outbox.HEADER) or getattr(request, outbox.HEADER, None)
     # Celery copies headers to what a task sends in turn: only the task with the command's id counts.
-    return str(found) if found and found == getattr(request, "id", None) else None
+    return found if found == getattr(request, "id", None) and is_command_id(found) else None
 
 
 @signals.task_prerun.connect(dispatch_uid="pm_celery.signature_begins")

@@ -9,6 +9,8 @@ from typing import TypeVar
 
 from django.db import DatabaseError, Error, InterfaceError, OperationalError, connections
 
+from pm_celery.wording import text_of
+
 __all__ = ["UNKNOWN_STATEMENT", "is_transient", "repeated", "sqlstate"]
 
 T = TypeVar("T")
@@ -53,7 +55,7 @@ def _says_so(error: BaseException) -> bool:
     code = error.args[0] if error.args else None
     if isinstance(code, int):
         return code in _MYSQL_CODES
-    text = str(error)
+    text = text_of(error)
     if "database is locked" in text or "database table is locked" in text:
         return True
     # psycopg gives no state for a connection that broke under it.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from django.db import transaction
 
-from pm_celery import clock, registry, signals
+from pm_celery import clock, redaction, registry, signals
 from pm_celery.conf import get_settings
 from pm_celery.letters import open_letter
 from pm_celery.models import InboxMessage
 from pm_celery.models.dead_letters import Place
 from pm_celery.publishing import route_stored
+from pm_celery.wording import text_of
 
 __all__ = ["route_unrouted"]
 
@@ -41,7 +42,10 @@ def route_unrouted(message_id: int) -> None:
             try:
                 hearers = route_stored(declared, row)
             except Exception as error:  # noqa: BLE001 -- a correlate is user code
-                row.status, row.reason = "dead", str(error)
+                row.status, row.reason = (
+                    "dead",
+                    text_of(error, redaction.hider(row.name, "", row.payload)),
+                )
                 open_letter(alias, row, error, place=Place.CORRELATE, attempts=1, message_pk=row.pk)
             else:
                 row.status = "handled" if hearers else "unmatched"

@@ -16,7 +16,7 @@ from django.core.management import call_command
 from django.core.management.base import SystemCheckError
 from django.db import connections
 from django.db.migrations.recorder import MigrationRecorder
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 
 from pm_celery import (
     Failure,
@@ -973,3 +973,85 @@ def test_every_message_has_an_id_and_a_remedy() -> None:
         assert str(message.id).startswith("pm_celery.")
         assert message.hint
         assert Retry.__name__ in text_of(message) or "Booking" in text_of(message)
+
+
+# -- sensitive fields --------------------------------------------------------------------------------
+
+
+def test_w049_redact_names_a_field_that_nothing_has(settings: Any) -> None:
+    settings.PM_CELERY = {"REDACT": ["prise", "checks.RoomBokked.price", "checks.*.price", "room"]}
+
+    found = [text_of(m) for m in check_declarations() if m.id == "pm_celery.W049"]
+
+    assert len(found) == 2
+    assert "'prise'" in found[0]
+    assert "Did you mean 'price'?" in found[0]
+    assert "Did you mean 'checks.RoomBooked'?" in found[1]
+
+
+def test_w006_a_sensitive_field_is_a_correlation_key(settings: Any) -> None:
+    settings.PM_CELERY = {"REDACT": ["checks.RoomBooked.room"]}
+
+    class Booking(ProcessManager):
+        @handle(RoomBooked, start=True, correlate="room")
+        def booked(self, event: RoomBooked) -> None: ...
+
+        @handle(RoomLeft, correlate="room")
+        def left(self, event: RoomLeft) -> None: ...
+
+    found = [m.msg for m in check_declarations() if m.id == "pm_celery.W006"]
+
+    (text,) = [text for text in found if Booking.__qualname__ in text]
+    assert "RoomBooked by 'room'" in text
+
+
+def test_e023_a_secret_that_would_be_stored_as_asterisks() -> None:
+    @event(name="checks.Locked")
+    class Locked(BaseModel):
+        code: SecretStr
+
+    found = [text_of(m) for m in check_declarations() if m.id == "pm_celery.E023"]
+
+    (text,) = [text for text in found if "Locked" in text]
+    assert "Annotated[SecretStr, Sensitive]" in text
+
+
+def test_e007_a_secret_in_a_state_that_would_be_stored_as_asterisks() -> None:
+    class Booking(ProcessManager):
+        code: SecretStr = SecretStr("")
+
+        @handle(RoomBooked, start=True, correlate="room")
+        def booked(self, event: RoomBooked) -> None: ...
+
+    found = [text_of(m) for m in check_declarations() if m.id == "pm_celery.E007"]
+
+    (text,) = [text for text in found if Booking.__qualname__ in text]
+    assert "Annotated[SecretStr, Sensitive]" in text
+
+
+# -- what a worker accepts ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("accepted", "words"),
+    [
+        (["json", "pickle"], "has pickle"),
+        (["application/json", "application/x-python-serialize"], "has pickle"),
+        (["yaml", "json", "pickle"], "has pickle and yaml"),
+        (["msgpack"], "lacks json"),
+    ],
+)
+def test_w048_a_worker_accepts_what_can_run_code_or_lacks_json(
+    accepted: list[str], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(current_app.conf.changes, "accept_content", accepted)
+
+    assert words in environment()["W048"]
+
+
+def test_w048_is_silent_where_json_alone_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    by_default = environment()
+    monkeypatch.setitem(current_app.conf.changes, "accept_content", ["application/json"])
+
+    assert "W048" not in by_default
+    assert "W048" not in environment()

@@ -49,6 +49,7 @@ def test_every_setting_can_be_set() -> None:
             "MAX_PAYLOAD_BYTES": 5,
             "MAX_CHAIN_DEPTH": 7,
             "RETENTION": "30d",
+            "REDACT": ["iban", "*.password"],
             "AUTODISCOVER": ["processes", "sagas"],
         }
     )
@@ -67,6 +68,7 @@ def test_every_setting_can_be_set() -> None:
         max_payload_bytes=5,
         max_chain_depth=7,
         retention=timedelta(days=30),
+        redact=("iban", "*.password"),
         autodiscover=("processes", "sagas"),
     )
 
@@ -106,6 +108,11 @@ def test_a_key_that_is_near_to_none_is_an_error_that_names_all(written: Any) -> 
         ("QUEUES", True),
         ("QUEUES", 1.5),
         ("BATCH_SIZE", -1),
+        ("REDACT", "iban"),
+        ("REDACT", ["iban", 7]),
+        ("REDACT", ["bank. iban"]),
+        ("REDACT", ["bank..iban"]),
+        ("REDACT", [""]),
         ("BATCH_SECONDS", 0),
         ("BATCH_SECONDS", "1s"),
         ("ADVANCE_SECONDS", True),

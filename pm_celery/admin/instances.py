@@ -14,9 +14,15 @@ from django.utils.translation import gettext_lazy as _
 
 from pm_celery import instances
 from pm_celery.admin.actions import Verb, carry_out
-from pm_celery.admin.read_only import InstanceProcessFilter, ProcessFilter, ReadOnlyAdmin
+from pm_celery.admin.read_only import (
+    InstanceProcessFilter,
+    ProcessFilter,
+    ReadOnlyAdmin,
+    process_of,
+)
 from pm_celery.conf import get_settings
 from pm_celery.models import DeadLetter, InboxMessage, Instance, OutboxCommand, Timer, Transition
+from pm_celery.redaction import state_shown
 
 __all__ = ["InstanceAdmin", "TransitionAdmin"]
 
@@ -208,6 +214,10 @@ class TransitionAdmin(ReadOnlyAdmin):
     @admin.display(description=_("process instance"))
     def process_instance(self, row: Any) -> object:
         return self.related(row, "instance")
+
+    def text_of(self, row: Any, column: str) -> str:
+        text: str = getattr(row, column)
+        return state_shown(process_of(row), text) if column == "state" else text
 
     @admin.display(description=_("inbox message"))
     def message(self, row: Transition) -> object:

@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.utils import quote
 from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import ObjectDoesNotExist, ValidationError
 from django.core.paginator import Paginator
+from django.db import DataError
 from django.db.models import Field, ForeignKey, Model, Q, QuerySet, TextField
 from django.http import HttpRequest, HttpResponse
 from django.urls import NoReverseMatch, reverse
@@ -24,6 +26,7 @@ from pm_celery import registry
 from pm_celery.conf import get_settings
 from pm_celery.definitions import ProcessDefinition
 from pm_celery.models import Instance
+from pm_celery.redaction import payload_shown, state_shown
 
 if TYPE_CHECKING:
     _ModelAdmin = admin.ModelAdmin[Any]
@@ -32,7 +35,13 @@ else:
     _ModelAdmin = admin.ModelAdmin
     _Paginator = Paginator
 
-__all__ = ["InstanceProcessFilter", "ListenerFilter", "ProcessFilter", "ReadOnlyAdmin"]
+__all__ = [
+    "InstanceProcessFilter",
+    "ListenerFilter",
+    "ProcessFilter",
+    "ReadOnlyAdmin",
+    "process_of",
+]
 
 # Counting stops here: COUNT(*) over millions of rows takes longer than all else on a page together.
 MOST_COUNTED = 10_000
@@ -42,11 +51,24 @@ def pretty(text: str) -> str | None:
     """Text as it was stored, JSON indented; ``None`` where there is none."""
     if not text:
         return None
+    return format_html("<pre>{}</pre>", _indented(text) or text)
+
+
+def _indented(text: str) -> str | None:
+    """JSON with indents; ``None`` for other text, and where indents would be most of what is shown."""
     try:
-        shown = json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+        pieces = json.JSONEncoder(indent=2, ensure_ascii=False).iterencode(json.loads(text))
+        shown = []
+        left = 10_000 + 4 * len(text)
+        for piece in pieces:
+            # Nested deeply, a mebibyte of JSON would be a page of hundreds.
+            left -= len(piece)
+            if left < 0:
+                return None
+            shown.append(piece)
     except (ValueError, RecursionError):
-        shown = text
-    return format_html("<pre>{}</pre>", shown)
+        return None
+    return "".join(shown)
 
 
 class CappedPaginator(_Paginator):
@@ -62,6 +84,21 @@ class Table(ChangeList):
     def get_queryset(self, request: HttpRequest, *args: Any, **kwargs: Any) -> QuerySet[Any]:
         queryset = super().get_queryset(request, *args, **kwargs)
         return cast("ReadOnlyAdmin", self.model_admin).slim(queryset)
+
+    def get_results(self, request: HttpRequest) -> None:
+        try:
+            super().get_results(request)
+        except (OverflowError, ValueError, DataError) as error:
+            # A number or a text in the address that the database's driver refuses.
+            raise IncorrectLookupParameters(error) from error
+
+
+def process_of(row: Any) -> str:
+    """The process of a row's instance, which may be gone."""
+    try:
+        return str(row.instance.process)
+    except ObjectDoesNotExist:
+        return ""
 
 
 def _long_texts(model: Any) -> list[str]:
@@ -129,6 +166,19 @@ class ReadOnlyAdmin(_ModelAdmin):
 
     # -- lists ----------------------------------------------------------------------------------
 
+    def response_action(
+        self, request: HttpRequest, queryset: QuerySet[Any], *args: Any, **kwargs: Any
+    ) -> HttpResponse | None:
+        """Django's, which would end with an error page for what can be nobody's primary key."""
+        try:
+            for selected in request.POST.getlist(ACTION_CHECKBOX_NAME):
+                self.opts.pk.clean(selected, None)
+        except ValidationError:
+            text = _("Nothing was done: of what was selected, something can be no row.")
+            self.message_user(request, text, messages.ERROR)
+            return None
+        return super().response_action(request, queryset, *args, **kwargs)
+
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         return super().get_queryset(request).using(get_settings().database)
 
@@ -154,6 +204,8 @@ class ReadOnlyAdmin(_ModelAdmin):
         term = search_term.strip()
         if not term:
             return queryset, False
+        if "\x00" in term:  # PostgreSQL refuses it; autocompletion, unlike a list, hands it on
+            return queryset.none(), False
         for condition in self._searches(request, term):
             try:
                 if (found := queryset.filter(condition)).exists():
@@ -172,6 +224,11 @@ class ReadOnlyAdmin(_ModelAdmin):
             yield Q(**{lookup: term})
 
     # -- one row --------------------------------------------------------------------------------
+
+    def get_object(
+        self, request: HttpRequest, object_id: str, from_field: str | None = None
+    ) -> Any:
+        return None if "\x00" in object_id else super().get_object(request, object_id, from_field)
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         return self._fields
@@ -200,7 +257,7 @@ class ReadOnlyAdmin(_ModelAdmin):
         if isinstance(field, TextField):
 
             def show(row: Any) -> object:
-                return pretty(getattr(row, field.name)) or self.get_empty_value_display()
+                return pretty(self.text_of(row, field.name)) or self.get_empty_value_display()
 
         elif isinstance(field, ForeignKey):
 
@@ -220,6 +277,14 @@ class ReadOnlyAdmin(_ModelAdmin):
         show.__name__ = field.name
         show.short_description = field.verbose_name  # type: ignore[attr-defined]
         return show
+
+    def text_of(self, row: Any, column: str) -> str:
+        """A long text as people may see it."""
+        text: str = getattr(row, column)
+        if column == "payload":
+            name, process = row.name, getattr(row, "process", "")
+            return payload_shown(name, process, text, kind=getattr(row, "kind", ""))
+        return state_shown(row.process, text) if column == "state" else text
 
     def describe(self, row: Any) -> str:
         """What tells a row from others where somebody is asked whether to act on it."""

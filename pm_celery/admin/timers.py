@@ -11,8 +11,9 @@ from django.utils.translation import gettext_lazy as _
 
 from pm_celery import timers
 from pm_celery.admin.actions import Verb, carry_out
-from pm_celery.admin.read_only import InstanceProcessFilter, ReadOnlyAdmin
+from pm_celery.admin.read_only import InstanceProcessFilter, ReadOnlyAdmin, process_of
 from pm_celery.models import Timer
+from pm_celery.redaction import payload_shown
 
 __all__ = ["TimerAdmin"]
 
@@ -40,6 +41,10 @@ class TimerAdmin(ReadOnlyAdmin):
     @admin.display(description=_("process instance"))
     def process_instance(self, row: Any) -> object:
         return self.related(row, "instance")
+
+    def text_of(self, row: Any, column: str) -> str:
+        process = process_of(row)
+        return payload_shown(row.name, process, row.payload, kind="timer")
 
     def describe(self, row: Any) -> str:
         return f"{row.instance}, {row}"

@@ -42,6 +42,14 @@ def _problems(migration: Any, before: Any) -> Iterator[tuple[Operation, str]]:
         problem = rule(operation, field)
         if problem:
             yield operation, problem
+    altered = {o.model_name_lower: o for o in operations if isinstance(o, _ALTERING)}
+    altered = {name: o for name, o in altered.items() if name not in created}
+    if len(altered) > 1 and migration.atomic:
+        yield (
+            list(altered.values())[1],
+            "with the lock on one table it waits for another, and a worker may do so the other way round: a "
+            "deadlock. Give each table a migration of its own.",
+        )
     alone = [o for o in operations if isinstance(o, AddIndexOnline | migrations.RunPython)]
     for operation in alone:
         if migration.atomic:
@@ -128,6 +136,9 @@ def _run_sql(operation: Any, _before: Any) -> str | None:
         return None
     return 'say what it locks, and for how long: RunSQL(…, hints={"locks": "nothing, because …"}).'
 
+
+# What locks its table until the end of the transaction.
+_ALTERING = (migrations.AddField, migrations.AlterField, migrations.RemoveField)
 
 _ALLOWED = (
     AddIndexOnline,

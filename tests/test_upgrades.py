@@ -5,7 +5,7 @@ a column is added, filled in batches, and read by an index. Once there is a tag,
 before is that tag's package.
 
 Breaks that turned these red: ``migrations.AddIndex`` in place of ``AddIndexOnline`` in the made-up release; a
-migration that sleeps with its lock.
+migration that sleeps with its lock; both tables' columns added by one migration (a deadlock with the engine).
 """
 
 from __future__ import annotations
@@ -37,15 +37,13 @@ FIRST = "0001_initial"
 
 ADD = """
     operations = [
-        migrations.AddField("inboxmessage", "shade", models.CharField(max_length=9, null=True)),
-        migrations.AddField("instance", "shade", models.CharField(max_length=9, null=True)),
+        migrations.AddField("{table}", "shade", models.CharField(max_length=9, null=True)),
     ]
 """
+# From here on the workers of the release before, which do not know the column, fill it as well.
 DEFAULT = """
     operations = [
-        migrations.AlterField("inboxmessage", "shade",
-            models.CharField(max_length=9, null=True, db_default=models.Value("plain"))),
-        migrations.AlterField("instance", "shade",
+        migrations.AlterField("{table}", "shade",
             models.CharField(max_length=9, null=True, db_default=models.Value("plain"))),
     ]
 """
@@ -66,10 +64,18 @@ READ = """
         AddIndexOnline("inboxmessage", models.Index(fields=["shade", "id"], name="pm_inbox_of_shade")),
     ]
 """
-GOOD = {"0901_add": ADD, "0902_default": DEFAULT, "0903_fill": FILL, "0904_read": READ}
+ON_INBOX, ON_INSTANCE = {"table": "inboxmessage"}, {"table": "instance"}
+GOOD = {
+    "0901_add_to_inbox": ADD.format_map(ON_INBOX),
+    "0902_add_to_instance": ADD.format_map(ON_INSTANCE),
+    "0903_default_of_inbox": DEFAULT.format_map(ON_INBOX),
+    "0904_default_of_instance": DEFAULT.format_map(ON_INSTANCE),
+    "0905_fill": FILL,
+    "0906_read": READ,
+}
 # Two sins in one transaction: the table is locked until the slow part is over.
 BAD = {
-    "0901_add": ADD
+    "0901_add": ADD.format_map(ON_INBOX)
     + """
     operations.append(migrations.RunSQL("SELECT pg_sleep(1)"))
 """
@@ -313,6 +319,19 @@ def test_a_migration_that_would_stop_workers_is_refused_with_a_remedy(
     assert len(found) == 1
     assert found[0].startswith("0902_next: ")
     assert remedy in found[0]
+
+
+def test_two_tables_in_one_transaction_are_refused() -> None:
+    """It was measured: the migration waited with the inbox's lock for the instances, and the engine the
+    other way round, until PostgreSQL found the deadlock a second later."""
+    columns = [
+        migrations.AddField(table, "x", models.IntegerField(null=True))
+        for table in ("inboxmessage", "instance")
+    ]
+
+    assert "deadlock" in made(*columns)[0]
+    assert made(columns[0]) == made(columns[1]) == []
+    assert made(columns[0], migrations.AlterModelOptions("instance", {"verbose_name": "x"})) == []
 
 
 def test_an_index_beside_anything_else_is_refused() -> None:

@@ -7,7 +7,7 @@ BENCH := .venv/bench-installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test lint types imports migrations-check demo bench bench-growth bench-peers clean
+.PHONY: help venv test sweep lint types imports migrations-check demo bench bench-growth bench-peers clean
 
 help: ## Show what can be made
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -30,6 +30,15 @@ test: venv ## Run the whole suite on SQLite, then on PostgreSQL
 	for database in sqlite postgres; do \
 		echo "== The suite on $$database"; \
 		PM_TEST_DB=$$database $(BIN)/python -m pytest $(ARGS) || status=1; \
+	done; \
+	exit $$status
+
+# Far from every death is part of the suite; see tests/sweep/test_crash_sweep.py.
+sweep: venv ## Kill processes before and after every call, on SQLite and on PostgreSQL; takes an hour
+	@status=0; \
+	for database in sqlite postgres; do \
+		echo "== The crash sweep on $$database"; \
+		PM_TEST_DB=$$database PM_SWEEP=all $(BIN)/python -m pytest -s tests/sweep $(ARGS) || status=1; \
 	done; \
 	exit $$status
 

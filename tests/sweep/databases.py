@@ -57,6 +57,7 @@ class PostgresDatabase(Database):
                 if cursor.fetchone() == (0,):
                     return
                 assert time.monotonic() < end, "somebody is connected to the tests' database"
+                time.sleep(0.002)
 
     def empty(self) -> None:
         tables = [

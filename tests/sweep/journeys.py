@@ -32,11 +32,16 @@ class Step:
 
 @dataclass(frozen=True)
 class Journey:
-    """swept_from: the step from which on its deaths are not like another journey's."""
+    """comes_to: what the uninterrupted run has among its lines.
+    swept_from: the step from which on its deaths are not like another journey's.
+    is_deadly: whether its own handlers kill processes.
+    """
 
     name: str
     steps: list[Step]
+    comes_to: list[str]
     swept_from: int = 0
+    is_deadly: bool = False
     settings: dict[str, object] = field(default_factory=dict)
 
 
@@ -76,6 +81,7 @@ def _step(at: str, act: Callable[..., None], *arguments: object) -> Step:
 _STUMBLES = "B: booking stumbles, seat stumbles"
 _CHANGES = "C: first is broken"
 _SEATLESS = "D: seat is broken"
+_KILLS = "I: first kills"
 _MANY = [TripBooked(name) for name in ("E", "F: booking stumbles", "G: seat stumbles", "H")]
 
 _FAILING = [
@@ -89,6 +95,7 @@ _FAILING = [
 MAIN = Journey(
     "an event, its command, and so on to the end",
     [_step("", request, "booking", TripBooked("A"))],
+    ["effect reserved A", "effect issued A", "effect ended A", "effect thanked A"],
 )
 OTHERS = [
     Journey(
@@ -99,6 +106,11 @@ OTHERS = [
             _step("31d", nothing),
             _step("31d", request, "late", TripChanged("A", "too late")),
         ],
+        [
+            "effect reminded A",
+            "effect refunded A",
+            "message event tests.TripChanged for tests.Trip A: skipped the instance is timed_out",
+        ],
     ),
     Journey(
         "a handler and a command handler that fail once",
@@ -107,15 +119,18 @@ OTHERS = [
             _step("1h", nothing),
             _step("2h", nothing),
         ],
+        [f"effect reserved {_STUMBLES}", f"effect ended {_STUMBLES}"],
     ),
     Journey(
         "the dead letter of an event, retried",
         [*_FAILING, _step("4h", settle_letter, "TripChanged", dead_letters.retry, "first")],
+        [f"effect reviewed {_CHANGES}", f"effect changed first {_CHANGES}"],
         swept_from=1,
     ),
     Journey(
         "the dead letter of an event, discarded",
         [*_FAILING, _step("4h", settle_letter, "TripChanged", dead_letters.discard)],
+        [f"effect reviewed {_CHANGES}", f"effect changed second {_CHANGES}"],
         swept_from=4,
     ),
     Journey(
@@ -125,6 +140,7 @@ OTHERS = [
             _step("1h", nothing),
             _step("2h", settle_letter, "ReserveSeat", dead_letters.retry, "seat"),
         ],
+        [f"effect reserved {_SEATLESS}", f"effect ended {_SEATLESS}"],
         swept_from=1,
     ),
     Journey(
@@ -134,7 +150,19 @@ OTHERS = [
             _step("1h", nothing),
             _step("2h", settle_letter, "ReserveSeat", dead_letters.discard),
         ],
+        [],
         swept_from=2,
+    ),
+    Journey(
+        "an event that kills whoever handles it",
+        [
+            _step("", request, "booking", TripBooked(_KILLS, at_once=False)),
+            _step("1h", request, "changes", *(TripChanged(_KILLS, c) for c in ("first", "second"))),
+            _step("2h", settle_letter, "TripChanged", dead_letters.discard),
+        ],
+        [f"effect reviewed {_KILLS}", f"effect changed second {_KILLS}"],
+        swept_from=1,
+        is_deadly=True,
     ),
     Journey(
         "several instances in a batch, and several commands in a message",
@@ -142,6 +170,7 @@ OTHERS = [
             _step("", request, "bookings", *_MANY),
             _step("1h", nothing),
         ],
+        [f"effect ended {event.trip}" for event in _MANY],
         settings={"COMMANDS_PER_MESSAGE": 3},
     ),
     Journey(
@@ -150,6 +179,7 @@ OTHERS = [
             _step("", request, "bookings", *_MANY),
             _step("1h", nothing),
         ],
+        [f"effect ended {event.trip}" for event in _MANY],
         settings={"BATCH_SIZE": 4},
     ),
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 
@@ -19,7 +20,9 @@ from pm_celery.models import (
 )
 from tests.testapp.models import Effect
 
-__all__ = ["difference", "outcome"]
+__all__ = ["difference", "is_pending", "outcome"]
+
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def outcome() -> list[str]:
@@ -28,7 +31,7 @@ def outcome() -> list[str]:
     That is: ids, moments, and how often a message was attempted and a command dispatched. (A run that was
     lost counts as an attempt, and whoever loses one is given one more.)
     """
-    return sorted(_lines())
+    return sorted(_ID.sub("<id>", line) for line in _lines())
 
 
 def difference(expected: list[str], found: list[str]) -> list[str]:
@@ -38,6 +41,12 @@ def difference(expected: list[str], found: list[str]) -> list[str]:
     return [f"- {line}" for line in missing.elements()] + [
         f"+ {line}" for line in surplus.elements()
     ]
+
+
+def is_pending(line: str) -> bool:
+    """Whether a line tells of something that is still to be done, or that nobody has cleared away."""
+    waits = re.search(r": (pending|waiting|parked|dispatched) [^:]*$", line)
+    return bool(waits) or line.startswith(("mark of", "wake-up of"))
 
 
 def _lines() -> Iterator[str]:

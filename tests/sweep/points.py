@@ -50,6 +50,10 @@ class Points:
         self._counts = counts
         self._places.clear()
 
+    def are_over(self) -> None:
+        """Who got so far lives."""
+        self._counts = False
+
     def through(self, label: str, lasts: bool, call: Callable[[], T]) -> T:
         """Do one call, if we survive it."""
         if not self._counts or (self._which != "all" and not (lasts and self._is_new(label))):

@@ -11,18 +11,18 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["Tell", "in_a_process"]
+__all__ = ["Ended", "Tell", "in_a_process"]
 
 Tell = Callable[..., None]
+#: A process's exit code, and what it told until it ended.
+Ended = tuple[int, dict[str, Any]]
 
 # Far more than any run takes; one that hangs is ended, and its test fails.
 _LONGEST_SECONDS = 60
 
 
-def in_a_process(
-    work: Callable[[Tell], None], seconds: int = _LONGEST_SECONDS
-) -> tuple[int, dict[str, Any]]:
-    """Do some work in a process of its own: its exit code, and what it told until it ended.
+def in_a_process(work: Callable[[Tell], None], seconds: int = _LONGEST_SECONDS) -> Ended:
+    """Do some work in a process of its own.
 
     A fork takes a hundredth of the time that a new interpreter takes. Nothing may be connected here: a
     child that ends would close what it shares with us.

@@ -81,5 +81,6 @@ def test_a_death_loses_nothing_and_repeats_nothing(
     swept = sweep.sweep(deaths.journey, deaths.restart, deaths.which, deaths.moments)
 
     print(f"{swept.points} points, {swept.seconds:.1f} s")  # noqa: T201  with -s, or on failure
-    assert swept.points > 5
-    assert not swept.harmful, swept.report()
+    assert swept.points
+    if swept.harmful:
+        pytest.fail(swept.report(), pytrace=False)

@@ -5,6 +5,7 @@ Whether something is mended is a row in the database, because the process that s
 
 from __future__ import annotations
 
+import os
 from dataclasses import field
 
 from pm_celery import (
@@ -24,6 +25,7 @@ from pm_celery import (
     policy,
     publish,
 )
+from tests.sweep.points import KILLED
 from tests.testapp.models import Effect
 
 
@@ -84,7 +86,12 @@ class Stumbled(Exception):
 
 
 def pass_by(place: str, trip: str, attempt: int) -> None:
-    """Raise where the trip's name says so: "seat stumbles", once; "seat is broken", until it is mended."""
+    """Raise where the trip's name says so: "seat stumbles", once; "seat is broken", until it is mended.
+
+    "seat kills" ends the process.
+    """
+    if f"{place} kills" in trip:
+        os._exit(KILLED)
     if f"{place} stumbles" in trip and attempt == 1:
         raise Stumbled(place)
     if f"{place} is broken" in trip and not Effect.objects.filter(name=mended(place)).exists():
@@ -130,6 +137,7 @@ class Trip(ProcessManager):
 
     @handle(TripChanged, correlate="trip")
     def changed(self, event: TripChanged) -> None:
+        note(f"changed {event.change} {event.trip}")
         pass_by(event.change, event.trip, self.message.attempt)
         self.changes.append(event.change)
 

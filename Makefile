@@ -8,7 +8,7 @@ MATRIX := .venv/matrix-installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-all lint types imports migrations-check demo bench bench-growth bench-peers clean
+.PHONY: help venv test test-all sweep lint types imports migrations-check demo bench bench-growth bench-peers clean
 
 help: ## Show what can be made
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -41,6 +41,15 @@ test-all: $(MATRIX) ## Run the suite on every Python, Django, database and broke
 $(MATRIX): $(STAMP)
 	@$(BIN)/python -m pip install --quiet --group matrix
 	@touch $@
+
+# Far from every death is part of the suite; see tests/sweep/test_crash_sweep.py.
+sweep: venv ## Kill processes before and after every call, on SQLite and on PostgreSQL; takes an hour
+	@status=0; \
+	for database in sqlite postgres; do \
+		echo "== The crash sweep on $$database"; \
+		PM_TEST_DB=$$database PM_SWEEP=all $(BIN)/python -m pytest -s tests/sweep $(ARGS) || status=1; \
+	done; \
+	exit $$status
 
 lint: venv ## Check style and formatting
 	$(BIN)/ruff check .

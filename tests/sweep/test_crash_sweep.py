@@ -1,0 +1,86 @@
+"""Whoever is killed, wherever, has lost nothing and done nothing twice.
+
+A journey runs in a process that users, a worker, Beat and operators share, and that is killed at one of its
+calls to the database or the broker: in the next run at the next call, until a run gets through alive. So the
+runs themselves find the points. After each death another process goes on: leases end, ticks tick, workers
+work off what the broker still has, and whoever got no answer asks again. Then the tables say the same as
+after the uninterrupted run, but for ids, moments, and how often something was attempted or dispatched.
+
+Not every death is part of the suite, for which a minute is enough:
+
+- main journey: before each call, which is also after the one before it;
+- others: after each call that leaves something behind, at its first passing in each step;
+- restarts at once, and with an empty broker: of the main journey, likewise.
+
+``make sweep`` (`PM_SWEEP=all`) has every journey, before and after each call; and the other restarts of each,
+after each call that leaves something behind.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from django.db import connection
+
+from tests.sweep.brokers import Broker, FolderBroker, RedisBroker
+from tests.sweep.databases import database_for
+from tests.sweep.journeys import MAIN, OTHERS, Journey
+from tests.sweep.points import Which
+from tests.sweep.runs import Restart, Sweep
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+BEFORE, AFTER, BOTH = ("before",), ("after",), ("before", "after")
+
+
+@dataclass(frozen=True)
+class Deaths:
+    """Which deaths a test lets a journey die."""
+
+    journey: Journey
+    restart: Restart
+    which: Which
+    moments: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.journey.name}; {self.which}, {self.restart}"
+
+
+SUITE = [
+    Deaths(MAIN, "late", "all", BEFORE),
+    Deaths(MAIN, "at once", "places", AFTER),
+    Deaths(MAIN, "emptied", "places", AFTER),
+    *(Deaths(journey, "late", "places", AFTER) for journey in OTHERS),
+]
+ALL = [
+    *(Deaths(journey, "late", "all", BOTH) for journey in [MAIN, *OTHERS]),
+    *(Deaths(journey, "at once", "lasting", AFTER) for journey in [MAIN, *OTHERS]),
+    *(Deaths(journey, "emptied", "lasting", AFTER) for journey in [MAIN, *OTHERS]),
+]
+SWEPT = ALL if os.environ.get("PM_SWEEP") == "all" else SUITE
+
+
+@pytest.fixture
+def broker(tmp_path: Path, request: pytest.FixtureRequest) -> Broker:
+    """With PostgreSQL Redis, as in production; with SQLite the folder, as in the first five minutes."""
+    if connection.vendor == "postgresql":
+        return RedisBroker(request.getfixturevalue("redis_url"))
+    return FolderBroker(tmp_path / "broker")
+
+
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("deaths", SWEPT, ids=str)
+def test_a_death_loses_nothing_and_repeats_nothing(
+    deaths: Deaths, broker: Broker, tmp_path: Path
+) -> None:
+    sweep = Sweep(database_for(tmp_path), broker)
+
+    swept = sweep.sweep(deaths.journey, deaths.restart, deaths.which, deaths.moments)
+
+    print(f"{swept.points} points, {swept.seconds:.1f} s")  # noqa: T201  with -s, or on failure
+    assert swept.points
+    if swept.harmful:
+        pytest.fail(swept.report(), pytrace=False)

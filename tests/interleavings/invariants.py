@@ -60,6 +60,7 @@ def broken(world: World, *, after_timeouts: bool) -> list[str]:
             each_failure_has_one_letter,
             each_command_took_effect_once,
             timers_fire_as_they_stand,
+            no_constraint_had_to_be_the_referee,
         )
         for problem in check(rows)
     ]
@@ -298,6 +299,11 @@ def timers_fire_as_they_stand(rows: Rows) -> Iterator[str]:
         left = [timer.name for timer in rows.timers if timer.instance_id == instance.pk]
         if left and instance.ended_at is not None:
             yield f"{instance.key} has ended, and there are timers {left}"
+
+
+def no_constraint_had_to_be_the_referee(rows: Rows) -> Iterator[str]:
+    """Where two meet, locks and ON CONFLICT settle it; a refused statement costs the whole batch."""
+    yield from rows.world.pair.refused
 
 
 def _still_running(rows: Rows) -> Iterator[str]:

@@ -35,7 +35,8 @@ _WEIGHTS = {
     "time_out": 1,
     "cancel_timer": 2,
     "jump": 7,
-    "together": 15,
+    "together": 8,
+    "meet": 8,
 }
 # Nothing fails, nothing is lost, and time stands nearly still: then no tick is needed.
 _OBEDIENT = {
@@ -49,7 +50,8 @@ _OBEDIENT = {
     "time_out": 2,
     "jump": 3,
     "rest": 8,
-    "together": 30,
+    "together": 15,
+    "meet": 15,
 }
 _MAY_BE_FIRST = {"publish", "advance", "deliver", "tick", "run", "retry", "discard", "cancel"}
 _MAY_BE_SECOND = (_MAY_BE_FIRST | {"again", "cancel_timer", "time_out", "jump", "double"}) - {
@@ -86,7 +88,15 @@ class _Draw:
         self.events: list[list[Any]] = []
 
     def operations(self, how_many: int) -> list[Operation]:
-        return [self.operation(self.weights) for _ in range(how_many)]
+        drawn: list[Operation] = []
+        while len(drawn) < how_many:
+            operation = self.operation(self.weights)
+            if operation[0] == "meet":
+                # Two that have something to meet at.
+                drawn.append(["publish", *self._publish()])
+                operation = ["together", *operation[1:]]
+            drawn.append(operation)
+        return drawn[:how_many]
 
     def operation(self, weights: dict[str, int]) -> Operation:
         names = list(weights)
@@ -146,8 +156,14 @@ class _Draw:
     def _jump(self) -> list[Any]:
         return [self.random.choice(_JUMPS[:2] if self.obedient else _JUMPS)]
 
+    def _meet(self) -> list[Any]:
+        return self._pair({"advance"}, {"advance", "publish", "cancel", "retry", "deliver", "tick"})
+
     def _together(self) -> list[Any]:
-        first = self._of(_MAY_BE_FIRST)
-        second = [self._of(_MAY_BE_SECOND) for _ in range(self.random.choice([1, 1, 2, 3]))]
+        return self._pair(_MAY_BE_FIRST, _MAY_BE_SECOND)
+
+    def _pair(self, may_be_first: set[str], may_be_second: set[str]) -> list[Any]:
+        first = self._of(may_be_first)
+        second = [self._of(may_be_second) for _ in range(self.random.choice([1, 1, 2, 3]))]
         turns = [self.random.randint(1, 14) for _ in range(self.random.choice([1, 1, 2, 3, 4]))]
         return [first, [*turns, 99], second]

@@ -12,7 +12,7 @@ from pm_celery.registry import isolated_registries
 from tests.interleavings.invariants import broken
 from tests.interleavings.operations import Operation, operations_of, options_of
 from tests.interleavings.subject import declare
-from tests.interleavings.together import Pair
+from tests.interleavings.together import Endless, Pair
 from tests.interleavings.world import forget_rows, world
 
 _MOST_TRIALS = 400
@@ -46,7 +46,7 @@ class Runs(ExitStack):
         self.events = declare()
         self.pair = Pair()
         self.callback(self.pair.close)
-        self.most_rounds = 0
+        self.most_rounds = self.most_statements = 0
         return self
 
     def seed(self, seed: int, how_many: int, *, obedient: bool = False) -> Failed | None:
@@ -75,8 +75,9 @@ class Runs(ExitStack):
                         return found
                 made.settle(to_the_end=options["to_the_end"])
                 self.most_rounds = max(self.most_rounds, made.rounds)
+                self.most_statements = max(self.most_statements, self.pair.statements)
                 return broken(made, after_timeouts=options["to_the_end"])
-            except Exception as error:  # noqa: BLE001 -- an operation that raises is a finding as well
+            except (Exception, Endless) as error:  # noqa: BLE001 -- that is a finding as well
                 return [f"{type(error).__name__}: {error}", traceback.format_exc()]
 
 

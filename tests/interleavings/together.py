@@ -12,11 +12,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-from django.db import DEFAULT_DB_ALIAS, connection, connections
+from django.db import DEFAULT_DB_ALIAS, IntegrityError, connection, connections
 
 _PATIENCE = 60.0
+_MOST_STATEMENTS = 20_000
 # A lone statement takes less; before that, nobody is asked whether anybody waits for a lock.
 _SOON = 0.003
+
+
+class Endless(BaseException):
+    """Nothing in the package catches it."""
 
 
 class Pair:
@@ -26,6 +31,9 @@ class Pair:
         self._second = ThreadPoolExecutor(max_workers=1)
         self._observer: Any = None
         self.waited = 0
+        #: Since somebody set it to zero.
+        self.statements = 0
+        self.refused: list[str] = []
         if connection.vendor == "postgresql":
             self._observer = connections[DEFAULT_DB_ALIAS].copy()
             self._observer.inc_thread_sharing()
@@ -38,9 +46,10 @@ class Pair:
 
     def run(
         self, first: Callable[[], None], turns: Sequence[int], second: Callable[[], None]
-    ) -> None:
+    ) -> int | None:
         """Run both. The first one has as many steps as the first turn says, then the second one has its
-        turn; who has the last turn goes on to the end.
+        turn; who has the last turn goes on to the end. After how many steps of the first one the second
+        one came, None if it came last.
 
         SQLite lets one write at a time, so there a turn ends between two transactions only.
         """
@@ -51,6 +60,25 @@ class Pair:
         finally:
             future.exception(timeout=_PATIENCE)
         future.result()
+        return baton.came_after
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Note what the database refuses: where locks hold, no constraint need be the referee. And end what
+        has no end."""
+
+        def execute(run: Any, sql: str, parameters: Any, many: bool, context: Any) -> Any:
+            self.statements += 1
+            if self.statements > _MOST_STATEMENTS:
+                raise Endless(f"more than {_MOST_STATEMENTS} statements")
+            try:
+                return run(sql, parameters, many, context)
+            except IntegrityError as error:
+                self.refused.append(str(error))
+                raise
+
+        with connection.execute_wrapper(execute):
+            yield
 
     def is_waiting_for_a_lock(self, pid: int | None) -> bool:
         if self._observer is None or pid is None:
@@ -70,6 +98,8 @@ class _Baton:
         self.turns = turns
         self.changed = threading.Condition()
         self.holder = 0
+        self.steps = 0
+        self.came_after: int | None = None
         self.left = turns.pop(0)
         self.stands = [False, False]
         self.done = [False, False]
@@ -82,7 +112,7 @@ class _Baton:
                 self.pids[me] = connection.connection.info.backend_pid
             if me == 1:
                 self._stand(me)
-            with _before_each_step(lambda: self._step(me)):
+            with self.pair.watched(), _before_each_step(lambda: self._step(me)):
                 work()
         finally:
             with self.changed:
@@ -92,6 +122,7 @@ class _Baton:
 
     def _step(self, me: int) -> None:
         other = 1 - me
+        self.steps += me == 0
         if self.done[other]:
             return
         self.left -= 1
@@ -101,6 +132,8 @@ class _Baton:
         self._stand(me)
 
     def _pass_to(self, other: int) -> None:
+        if self.came_after is None:
+            self.came_after = self.steps - 1
         self.holder = other
         self.left = self.turns.pop(0) if self.turns else 0
         self.changed.notify_all()

@@ -195,15 +195,22 @@ class World:
         self.obey_all()
 
     def _together(self, first: Operation, turns: list[int], second: list[Operation]) -> None:
-        began = plan.next_moment()
-        youngest = InboxMessage.objects.order_by("-pk").values_list("pk", flat=True).first() or 0
-
         def follow() -> None:
             for operation in second:
                 self.apply(operation)
 
-        self.pair.run(partial(self.apply, first), turns, follow)
-        self.spans.append((began, plan.next_moment(), youngest))
+        self.together(partial(self.apply, first), turns, follow)
+
+    def together(
+        self, first: Callable[[], object], turns: Sequence[int], second: Callable[[], object]
+    ) -> int | None:
+        """Run both at once, in turns; after how many steps of the first one the second one came."""
+        began = plan.next_moment()
+        youngest = InboxMessage.objects.order_by("-pk").values_list("pk", flat=True).first() or 0
+        try:
+            return self.pair.run(first, turns, second)
+        finally:
+            self.spans.append((began, plan.next_moment(), youngest))
 
     def forgotten(self) -> list[str]:
         """What is due though every message was obeyed: nobody would look at it before the next tick."""
@@ -270,8 +277,14 @@ def world(
     given = {name: value for name, value in options.items() if name.isupper()}
     counted_on = timedelta(0) if options["slow"] else wakeups.AT_WORK
     plan.forget()
+    pair.refused.clear()
+    pair.statements = 0
     random.seed(repr(sorted(options.items())))
-    with override_settings(PM_CELERY=given), pytest.MonkeyPatch.context() as patch:
+    with (
+        override_settings(PM_CELERY=given),
+        pair.watched(),
+        pytest.MonkeyPatch.context() as patch,
+    ):
         patch.setattr(clock, "now", lambda: made.now)
         patch.setattr(Post, "send", send)
         patch.setattr(wakeups, "note_pace", lambda *_: None)

@@ -72,7 +72,7 @@ def broken(world: World, *, after_timeouts: bool) -> list[str]:
 def every_event_is_accounted_for(rows: Rows) -> Iterator[str]:
     inboxes = Counter((row.message_id, row.process) for row in rows.messages)
     wanted = {(id_, PROCESS) for id_ in rows.world.published}
-    wanted |= {(id_, POLICY) for id_, (word, _) in rows.world.published.items() if word == "poked"}
+    wanted |= {(id_, POLICY) for id_, (word, _) in rows.world.published.items() if word == "early"}
     for id_, process in sorted(wanted):
         if inboxes[id_, process] != 1:
             yield f"{id_} is {inboxes[id_, process]} times in the inbox of {process}"

@@ -16,7 +16,7 @@ Operation = list[Any]
 COMMON = 16
 _JUMPS = [0.05, 0.25, 1.0, 2.0, 6.0, 25.0, 60.0, 700.0]
 _WISHES = ["set a 5", "set a 60", "set b 30", "unset a", "unset b", "send", "delay 20", "unsend"]
-_WORDS = {"opened": 28, "poked": 44, "early": 12, "strict": 6, "closed": 10}
+_WORDS = {"opened": 28, "poked": 42, "early": 14, "strict": 6, "closed": 10}
 
 _WEIGHTS = {
     "publish": 24,
@@ -40,14 +40,15 @@ _WEIGHTS = {
 }
 # Nothing fails, nothing is lost, and time stands nearly still: then no tick is needed.
 _OBEDIENT = {
-    "publish": 30,
+    "publish": 20,
     "again": 3,
-    "advance": 10,
+    "advance": 15,
     "deliver": 20,
     "double": 2,
     "run": 3,
     "cancel": 3,
     "time_out": 2,
+    "cancel_timer": 3,
     "jump": 3,
     "rest": 8,
     "together": 15,
@@ -57,6 +58,17 @@ _MAY_BE_FIRST = {"publish", "advance", "deliver", "tick", "run", "retry", "disca
 _MAY_BE_SECOND = (_MAY_BE_FIRST | {"again", "cancel_timer", "time_out", "jump", "double"}) - {
     "together"
 }
+_MEETS = {
+    "advance": 4,
+    "deliver": 2,
+    "publish": 4,
+    "tick": 1,
+    "cancel": 2,
+    "time_out": 2,
+    "cancel_timer": 2,
+    "retry": 2,
+    "discard": 2,
+}
 
 
 def options_of(seed: int, *, obedient: bool = False) -> dict[str, Any]:
@@ -64,7 +76,7 @@ def options_of(seed: int, *, obedient: bool = False) -> dict[str, Any]:
     random = Random(f"options {seed} {obedient}")
     return {
         "BATCH_SIZE": random.choice([4, 4, 8, 500]),
-        "BATCH_SECONDS": random.choice([1e-9, 1e6, 1e6]),
+        "BATCH_SECONDS": random.choice([1e-9, 1e6, 1e6, 1e6]),
         "ADVANCE_SECONDS": random.choice([1e-9, 1e6, 1e6]),
         "COMMANDS_PER_MESSAGE": random.choice([1, 1, 5]),
         "slow": random.random() < 0.2,
@@ -92,10 +104,13 @@ class _Draw:
         while len(drawn) < how_many:
             operation = self.operation(self.weights)
             if operation[0] == "meet":
-                # Two that have something to meet at.
-                drawn.append(["publish", *self._publish()])
-                operation = ["together", *operation[1:]]
+                # Something for them to meet at.
+                drawn.append(["publish", [self._event(operation.pop())], True])
+                operation[0] = "together"
             drawn.append(operation)
+            if self.obedient and operation[0] == "together" and self.random.random() < 0.7:
+                # When every message is obeyed, nothing may be due.
+                drawn.append(["rest"])
         return drawn[:how_many]
 
     def operation(self, weights: dict[str, int]) -> Operation:
@@ -103,8 +118,8 @@ class _Draw:
         name = self.random.choices(names, [weights[n] for n in names])[0]
         return [name, *getattr(self, f"_{name}", self._number)()]
 
-    def _of(self, names: set[str]) -> Operation:
-        return self.operation({n: w for n, w in self.weights.items() if n in names})
+    def _of(self, weights: dict[str, int]) -> Operation:
+        return self.operation({name: w for name, w in weights.items() if name in self.weights})
 
     def _number(self) -> list[Any]:
         return [self.random.randrange(100)]
@@ -112,21 +127,21 @@ class _Draw:
     def _key(self) -> str:
         return self.random.choice(self.keys)
 
-    def _event(self) -> list[Any]:
+    def _event(self, key: str | None = None) -> list[Any]:
         random = self.random
         word = random.choices(list(_WORDS), list(_WORDS.values()))[0]
         if self.obedient and word == "strict":
             word = "poked"
-        wishes = ["send"] if self.obedient else _WISHES
+        wishes = ["send", "set a 60"] if self.obedient else _WISHES
         do = random.sample(wishes, min(len(wishes), random.choice([0, 0, 1, 2])))
         if random.random() < 0.04:
             do.append(random.choice(["ignore", "complete"]))
-        event = [f"e{len(self.events)}", word, self._key(), do]
+        event = [f"e{len(self.events)}", word, key or self._key(), do]
         self.events.append(event)
         return event
 
     def _publish(self) -> list[Any]:
-        several = self.random.choice([1, 1, 1, 2, 3, 6])
+        several = self.random.choice([1, 1, 1, 1, 2, 4])
         rolled_back = self.random.random() < 0.05
         return [[self._event() for _ in range(several)], not rolled_back]
 
@@ -157,13 +172,22 @@ class _Draw:
         return [self.random.choice(_JUMPS[:2] if self.obedient else _JUMPS)]
 
     def _meet(self) -> list[Any]:
-        return self._pair({"advance"}, {"advance", "publish", "cancel", "retry", "deliver", "tick"})
+        """Two at one instance; and that one's key."""
+        everybody, key = self.keys, self._key()
+        self.keys = [key]
+        first, turns, second = self._pair(_MEETS, _MEETS)
+        self.keys = everybody
+        if self.random.random() < 0.5:
+            second.append(["rest"])
+        return [first, turns, second, key]
 
     def _together(self) -> list[Any]:
-        return self._pair(_MAY_BE_FIRST, _MAY_BE_SECOND)
+        weights = {name: w for name, w in self.weights.items() if name in _MAY_BE_SECOND}
+        return self._pair({n: w for n, w in weights.items() if n in _MAY_BE_FIRST}, weights)
 
-    def _pair(self, may_be_first: set[str], may_be_second: set[str]) -> list[Any]:
+    def _pair(self, may_be_first: dict[str, int], may_be_second: dict[str, int]) -> list[Any]:
         first = self._of(may_be_first)
         second = [self._of(may_be_second) for _ in range(self.random.choice([1, 1, 2, 3]))]
-        turns = [self.random.randint(1, 14) for _ in range(self.random.choice([1, 1, 2, 3, 4]))]
+        several = self.random.choice([1, 1, 3, 3, 5])
+        turns = [self.random.randint(1, 14 if several == 1 else 5) for _ in range(several)]
         return [first, [*turns, 99], second]

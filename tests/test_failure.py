@@ -514,42 +514,6 @@ def test_messages_before_the_failing_one_are_handled_before_the_instance_fails()
     assert [row.status for row in rows] == ["handled", "handled", "dead", "parked"]
 
 
-@pytest.mark.needs("row locks")
-def test_of_two_operators_who_retry_one_letter_one_succeeds_and_the_other_is_told(
-    time: Time,
-) -> None:
-    """Conformance 43.
-
-    Schedule: A retries inside a transaction and stays there; B retries and waits for A's lock; A
-    commits; B is refused.
-    """
-
-    failed_order(time)
-    letter = DeadLetter.objects.get()
-    b_starts = threading.Event()
-    told: list[str] = []
-
-    def second() -> None:
-        try:
-            b_starts.set()
-            dead_letters.retry(letter.pk, by="bob")
-        except Refused as refused:
-            told.append(str(refused))
-        finally:
-            connection.close()
-
-    with transaction.atomic():
-        dead_letters.retry(letter.pk, by="ann")
-        b = threading.Thread(target=second)
-        b.start()
-        b_starts.wait(10)
-    b.join(20)
-
-    letter.refresh_from_db()
-    assert told == ["already settled"]
-    assert letter.settled_by == "ann"
-
-
 def test_a_worker_killed_by_the_event_it_handles_does_not_loop_for_ever(time: Time) -> None:
     """Conformance 44: and the other instances of its batch are handled."""
     partition = 5

@@ -24,7 +24,7 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
@@ -42,15 +42,22 @@ POSTGRES_FOLDERS = (
     "/usr/local/opt/postgresql@*/bin",
 )
 
+# Where packages put RabbitMQ's own programs, beside the scripts for its service.
+RABBITMQ_FOLDERS = ("/usr/lib/rabbitmq/bin", "/usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin")
+
+# How servers say that somebody else listens on their port.
+PORT_TAKEN = ("address already in use", "eaddrinuse")
+
 # Debian asks this script before a package starts its service; 101 means "do not".
 POLICY = Path("/usr/sbin/policy-rc.d")
 
 # Waits for its standard input to close, which happens when the process that holds the other end
-# ends in whatever way, then takes down the server and its folder.
+# ends in whatever way, then takes down the server, what it started, and its folder.
 GUARD = """
 read -r _
 kill -"$3" "$1" 2>/dev/null
 for _ in 1 2 3 4 5 6 7 8 9 10; do kill -0 "$1" 2>/dev/null || break; sleep 0.5; done
+kill -9 -- "-$1" 2>/dev/null
 rm -rf "$2"
 """
 
@@ -74,6 +81,8 @@ class Server(ABC):
     package: ClassVar[str]
     # What asks it to end at once, and in good order.
     stop_signal: ClassVar[signal.Signals] = signal.SIGINT
+    # What lets it end on the spot, with whatever it had in hand.
+    crash_signal: ClassVar[signal.Signals] = signal.SIGKILL
 
     port: int
     directory: Path
@@ -135,6 +144,15 @@ class Server(ABC):
         if hasattr(self, "directory"):
             shutil.rmtree(self.directory, ignore_errors=True)
 
+    def crash(self) -> None:
+        """Ends the server on the spot, in the middle of whatever it does; its folder stays."""
+        assert self._process is not None, f"{self.title} does not run"
+        self._end(self.crash_signal)
+
+    def resume(self) -> None:
+        """Starts a crashed server again, on its port and with what its folder holds."""
+        self._launch(self.provide(), self.port)
+
     @property
     def pid(self) -> int | None:
         """The id of the server's process, or None while there is none."""
@@ -166,6 +184,10 @@ class Server(ABC):
         """The account to run as, where it is not the present one."""
         return None
 
+    def _environment(self) -> dict[str, str]:
+        """What the server is told by environment variables."""
+        return {}
+
     def _popen(self, command: list[str]) -> subprocess.Popen[bytes]:
         account = self._account()
         with open(self.directory / "log", "ab") as log:
@@ -176,7 +198,7 @@ class Server(ABC):
                 stderr=subprocess.STDOUT,
                 cwd=self.directory,
                 # In English, because _launch reads the log.
-                env={**os.environ, "LC_ALL": "C"},
+                env={**os.environ, "LC_ALL": "C", **self._environment()},
                 # Out of the reach of Ctrl-C, which is for us: we need the server a bit longer.
                 start_new_session=True,
                 user=account and account.pw_uid,
@@ -184,8 +206,8 @@ class Server(ABC):
                 extra_groups=account and [],
             )
 
-    def _launch(self, programs: Path) -> None:
-        self.port = free_port()
+    def _launch(self, programs: Path, port: int | None = None) -> None:
+        self.port = port or free_port()
         self._process = self._popen(self._command(programs))
         self._guard = subprocess.Popen(
             [
@@ -200,13 +222,13 @@ class Server(ABC):
         while not self._answers(self._process.pid):
             if self._process.poll() is not None:
                 self._end()
-                taken = "address already in use" in self.log.lower()
+                taken = any(sign in self.log.lower() for sign in PORT_TAKEN)
                 raise self._failure("ended at once", PortTaken if taken else ServerFailed)
             if time.monotonic() > deadline:
                 raise self._failure(f"did not answer within {START_SECONDS:.0f} s")
             time.sleep(0.05)
 
-    def _end(self) -> None:
+    def _end(self, first: signal.Signals | None = None) -> None:
         if self._guard is not None:
             # Before the server, whose process id may belong to somebody else afterwards.
             self._guard.kill()
@@ -214,7 +236,7 @@ class Server(ABC):
             self._guard = None
         if self._process is not None:
             for number, seconds in (
-                (self.stop_signal, 20),
+                (first or self.stop_signal, 20),
                 (signal.SIGQUIT, 5),
                 (signal.SIGKILL, 5),
             ):
@@ -224,6 +246,9 @@ class Server(ABC):
                     break
                 except subprocess.TimeoutExpired:
                     continue
+            with suppress(ProcessLookupError):
+                # What it started besides, and left behind.
+                os.killpg(self._process.pid, signal.SIGKILL)
             self._process = None
 
     def _failure(self, what: str, kind: type[ServerFailed] = ServerFailed) -> ServerFailed:
@@ -275,6 +300,9 @@ class PostgresServer(Server):
 
     title = "PostgreSQL"
     package = "postgresql"
+    crash_signal = (
+        signal.SIGQUIT
+    )  # what pg_ctl calls an immediate stop: nothing is written any more
 
     host = HOST
     user = "postgres"
@@ -451,6 +479,94 @@ class MariaDbServer(Server):
     @property
     def _data(self) -> Path:
         return self.directory / "data"
+
+
+class RabbitMqServer(Server):
+    """A RabbitMQ of one node, with an Erlang port mapper of its own; all of it on loopback.
+
+    For root it runs as `rabbitmq`, the account that its package makes.
+    """
+
+    title = "RabbitMQ"
+    package = "rabbitmq-server"
+    stop_signal = signal.SIGTERM  # it ignores SIGINT
+
+    @property
+    def url(self) -> str:
+        """The address of its default virtual host, as Celery wants it."""
+        return f"amqp://guest:guest@{HOST}:{self.port}//"
+
+    @classmethod
+    def find(cls) -> Path | None:
+        # Not the one in PATH: for root, that is a script for the package's service alone.
+        for pattern in RABBITMQ_FOLDERS:
+            for folder in Path("/").glob(pattern.lstrip("/")):
+                if (folder / "rabbitmq-server").exists() and _which("epmd"):
+                    return folder
+        return None
+
+    def _account(self) -> pwd.struct_passwd | None:
+        if os.geteuid() != 0:
+            return None
+        with suppress(KeyError):
+            return pwd.getpwnam("rabbitmq")
+        return None  # it does not refuse root
+
+    def _prepare(self, programs: Path) -> None:
+        account = self._account()
+        if account is not None:
+            os.chown(self.directory, account.pw_uid, account.pw_gid)
+        (self.directory / "plugins").write_text("[].\n")
+        (self.directory / "environment").touch()
+
+    def _launch(self, programs: Path, port: int | None = None) -> None:
+        self._mapper_port, self._node_port = free_port(), free_port()
+        super()._launch(programs, port)
+
+    def _command(self, programs: Path) -> list[str]:
+        (self.directory / "rabbitmq.conf").write_text(
+            f"listeners.tcp.local = {HOST}:{self.port}\n"
+            # Else a disk that is rather full stops its clients.
+            "disk_free_limit.absolute = 1MB\n"
+        )
+        # The mapper would otherwise be started by the server, for good, and outlive it.
+        mapper = f"{_which('epmd')} -address {HOST} -port {self._mapper_port} &"
+        return ["/bin/sh", "-c", f"{mapper} exec {programs / 'rabbitmq-server'}"]
+
+    def _environment(self) -> dict[str, str]:
+        folder = self.directory
+        return {
+            "HOME": str(folder),  # of the secret that its programs share
+            "ERL_EPMD_ADDRESS": HOST,
+            "ERL_EPMD_PORT": str(self._mapper_port),
+            # By the folder's name, so that a node that crashed finds its data under its name.
+            "RABBITMQ_NODENAME": f"{folder.name}@localhost",
+            "RABBITMQ_NODE_PORT": str(self.port),
+            "RABBITMQ_DIST_PORT": str(self._node_port),
+            "RABBITMQ_MNESIA_BASE": str(folder / "mnesia"),
+            "RABBITMQ_LOGS": "-",
+            "RABBITMQ_PID_FILE": str(folder / "pid"),
+            "RABBITMQ_CONF_ENV_FILE": str(folder / "environment"),
+            "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
+            "RABBITMQ_ADVANCED_CONFIG_FILE": str(folder / "none.config"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
+            # The process itself, without a shell around it that would outlive a kill.
+            "RABBITMQ_ALLOW_INPUT": "1",
+            # It waits without burning the processor, which others need.
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-noinput +sbwt none +sbwtdcpu none "
+            "+sbwtdio none -kernel inet_dist_use_interface {127,0,0,1}",
+        }
+
+    def _answers(self, pid: int) -> bool:
+        # It writes the file when it begins, and opens the port when it is ready.
+        try:
+            if (self.directory / "pid").read_text().strip() != str(pid):
+                return False
+            with socket.create_connection((HOST, self.port), timeout=1) as connection:
+                connection.sendall(b"AMQP\x00\x00\x09\x01")
+                return b"RabbitMQ" in connection.recv(4096)
+        except OSError:
+            return False
 
 
 def free_port() -> int:

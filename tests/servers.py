@@ -481,7 +481,7 @@ class MariaDbServer(Server):
         return self.directory / "data"
 
 
-class RabbitMqServer(Server):
+class RabbitMQServer(Server):
     """A RabbitMQ of one node, with an Erlang port mapper of its own; all of it on loopback.
 
     For root it runs as `rabbitmq`, the account that its package makes.
@@ -495,6 +495,11 @@ class RabbitMqServer(Server):
     def url(self) -> str:
         """The address of its default virtual host, as Celery wants it."""
         return f"amqp://guest:guest@{HOST}:{self.port}//"
+
+    @property
+    def ports(self) -> list[int]:
+        """All that it listens on: for clients, for other nodes, and the port mapper's."""
+        return [self.port, self._node_port, self._mapper_port]
 
     @classmethod
     def find(cls) -> Path | None:

@@ -14,10 +14,18 @@ from pathlib import Path
 import psycopg
 import pytest
 import redis
+from kombu import Connection
 from psycopg import sql
 
 from tests import servers
-from tests.servers import PostgresServer, RedisServer, Server, ServerFailed, ServerMissing
+from tests.servers import (
+    PostgresServer,
+    RabbitMQServer,
+    RedisServer,
+    Server,
+    ServerFailed,
+    ServerMissing,
+)
 
 BOTH = [RedisServer, PostgresServer]
 
@@ -113,6 +121,58 @@ def test_a_stopped_server_leaves_nothing(server_class: type[Server]) -> None:
     server.stop()
 
     assert not listens(server.port)
+    assert not server.directory.exists()
+
+
+@pytest.mark.usefixtures("redis_url")
+def test_a_redis_that_crashed_comes_up_again_empty() -> None:
+    """It listens on the port that it had, and has forgotten everything."""
+    with RedisServer() as server, closing(redis.Redis.from_url(server.url)) as client:
+        client.set("key", "value")
+        port = server.port
+
+        server.crash()
+        assert not listens(port)
+        server.resume()
+
+        assert server.port == port
+        assert client.get("key") is None
+
+
+@pytest.mark.usefixtures("postgres_server")
+def test_a_postgres_that_crashed_comes_up_again_with_its_data() -> None:
+    """An immediate stop cuts its clients off; what was committed is there afterwards."""
+    with PostgresServer(durable=False) as server:
+        url = server.create_database("mine")
+        with closing(psycopg.connect(url, autocommit=True)) as client:
+            client.execute("CREATE TABLE kept AS SELECT 1 AS number")
+
+            server.crash()
+            with pytest.raises(psycopg.OperationalError):
+                client.execute("SELECT 1")
+        server.resume()
+
+        with closing(psycopg.connect(url)) as client:
+            assert client.execute("SELECT number FROM kept").fetchall() == [(1,)]
+
+
+@pytest.mark.skipif(RabbitMQServer.find() is None, reason="RabbitMQ is not installed")
+def test_a_rabbitmq_has_all_its_ports_on_loopback_and_takes_its_port_mapper_along() -> None:
+    """It answers, comes up again on its port after a crash, and nothing of it is left at its end."""
+    with RabbitMQServer() as server:
+        port = server.port
+        server.crash()
+        server.resume()
+
+        with Connection(server.url) as connection:
+            connection.SimpleQueue("here").put("a message")
+            assert connection.SimpleQueue("here").get(timeout=10).payload == "a message"
+        ports = server.ports
+        assert port in ports
+        assert all(listens(port) for port in ports)
+        assert not any(listens_everywhere(port) for port in ports)
+
+    assert not any(listens(port) for port in ports)
     assert not server.directory.exists()
 
 
@@ -219,3 +279,15 @@ def test_postgres_of_the_suite_is_the_test_database(postgres_server: PostgresSer
 def listens(port: int) -> bool:
     with socket.socket() as client:
         return client.connect_ex((servers.HOST, port)) == 0
+
+
+def listens_everywhere(port: int) -> bool:
+    """Whether a port is open to other machines."""
+    hexadecimal = f":{port:04X}"
+    listening = [
+        line.split()[1]
+        for table in ("/proc/net/tcp", "/proc/net/tcp6")
+        for line in Path(table).read_text().splitlines()[1:]
+        if line.split()[3] == "0A" and line.split()[1].endswith(hexadecimal)
+    ]
+    return any(not address.startswith("0100007F") for address in listening)

@@ -28,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         seconds=given.seconds,
         seed=given.seed,
         pause=given.pause,
+        under_way=given.under_way,
         listen=given.listen,
         tick=not given.no_tick,
         sync=not given.no_sync,
@@ -98,6 +99,12 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=Options.pause,
         help="seconds between two disturbances, on average",
+    )
+    parser.add_argument(
+        "--under-way",
+        type=int,
+        default=Options.under_way,
+        help="how many orders have not ended at most; on a slow machine it takes longer than --seconds",
     )
     parser.add_argument("--listen", action="store_true", help="with PM_CELERY['LISTEN']")
     parser.add_argument(

@@ -43,12 +43,19 @@ class _Rollback(Exception):
 
 @dataclass
 class Market:
-    """Places so many orders in so many seconds, by threads, and pays them a little later."""
+    """Places so many orders, by threads, and pays them a little later.
+
+    In so many seconds, if all goes well: no order is placed while more than ``under_way`` have not ended,
+    or on a slow machine those would be late that only wait for their turn.
+    """
 
     orders: int
     seconds: float
     seed: int
+    under_way: int
     placed: int = 0
+    # Told by whoever watches the shop.
+    ended: int = 0
     events: int = 0
     repeated: int = 0
     twice: int = 0
@@ -98,18 +105,21 @@ class Market:
         # What is to be done, and when: place each order, pay it later.
         agenda = [(number * pace, number, False) for number in range(len(orders))]
         heapq.heapify(agenda)
-        while agenda:
+        while agenda and not self._over.is_set():
             at, number, is_payment = heapq.heappop(agenda)
-            if self._over.wait(max(0.0, began + at - time.monotonic())):
-                return
+            self._over.wait(max(0.0, began + at - time.monotonic()))
+            if not is_payment and self.placed - self.ended >= self.under_way:
+                later = time.monotonic() - began + _AGAIN_SECONDS
+                heapq.heappush(agenda, (later, number, False))
+                continue
             order = orders[number]
             fate = FATES[order.fate]
             self._until_committed(order, fate.paid if is_payment else fate.placed, chance)
             if not is_payment:
-                self.placed += 1
+                self._count(placed=order.fate != "ghost")
                 if fate.paid:
-                    later = at + chance.uniform(0, _LONGEST_DELIBERATION)
-                    heapq.heappush(agenda, (min(later, self.seconds), number, True))
+                    later = time.monotonic() - began + chance.uniform(0, _LONGEST_DELIBERATION)
+                    heapq.heappush(agenda, (later, number, True))
 
     def _until_committed(self, order: Placed, names: Sequence[str], chance: random.Random) -> None:
         clicks = 2 if chance.random() < _TWICE else 1

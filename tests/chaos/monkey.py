@@ -12,7 +12,7 @@ from tests.servers import Server
 
 __all__ = ["KINDS", "Monkey"]
 
-# By kind, how often it befalls, of a hundred. The first letters say whom.
+# By kind, how often it befalls, of a hundred.
 KINDS = {
     "child killed": 34,
     "worker killed": 14,
@@ -22,6 +22,10 @@ KINDS = {
     "broker restarted": 9,
     "database restarted": 13,
 }
+_FINALE = ("database restarted", "broker restarted", "worker killed", "broker emptied")
+# How often the only worker that is up is not spared.
+_LAST_ONE_TOO = 0.1
+# For how long a server is down, in seconds.
 _SHORTEST_DOWN, _LONGEST_DOWN = 0.0, 1.5
 
 
@@ -46,13 +50,22 @@ class Monkey:
         if time.monotonic() < self._next_at:
             return
         kind = self._choose()
-        if self._break(kind):
+        if not self._do(kind):
+            # Not now: it is down already. The kind's turn comes again.
+            self._first.append(kind)
+        self._next_at = time.monotonic() + self._chance.uniform(0.3, 1.7) * self._pause
+
+    def bow_out(self) -> None:
+        """End with the worst, so that the time to the quiet end is worth measuring."""
+        for kind in _FINALE:
+            self._do(kind)
+
+    def _do(self, kind: str) -> bool:
+        done = self._break(kind)
+        if done:
             self.done[kind] += 1
             self.last, self.last_at = kind, time.monotonic()
-        else:
-            # Not now: it is down already. The kind's turn comes again.
-            self._first.insert(0, kind)
-        self._next_at = time.monotonic() + self._chance.uniform(0.3, 1.7) * self._pause
+        return done
 
     def _choose(self) -> str:
         if self._first:
@@ -62,13 +75,16 @@ class Monkey:
     def _break(self, kind: str) -> bool:
         match kind:
             case "child killed":
-                return self._crew.kill_child(self._one(is_worker=True), self._chance)
+                return self._crew.kill_child(self._worker(), self._chance)
             case "worker killed":
-                return self._crew.kill(self._one(is_worker=True))
+                worker = self._worker()
+                return self._may_end(worker) and self._crew.kill(worker)
             case "worker asked to end":
-                return self._crew.ask_to_stop(self._one(is_worker=True))
+                worker = self._worker()
+                return self._may_end(worker) and self._crew.ask_to_stop(worker)
             case "Beat killed":
-                return self._crew.kill(self._one(is_worker=False))
+                beats = [member for member in self._crew.members if not member.is_worker]
+                return self._crew.kill(self._chance.choice(beats))
             case "broker emptied":
                 self.messages_taken += self._stage.empty_broker()
             case "broker restarted":
@@ -82,9 +98,13 @@ class Monkey:
         time.sleep(self._chance.uniform(_SHORTEST_DOWN, _LONGEST_DOWN))
         server.resume()
 
-    def _one(self, *, is_worker: bool) -> Member:
-        members = [member for member in self._crew.members if member.is_worker == is_worker]
-        if is_worker:
-            # One that has just begun is left to come up, where there is another: else nothing ever runs.
-            members = [member for member in members if self._crew.is_ready(member)] or members
-        return self._chance.choice(members)
+    def _worker(self) -> Member:
+        workers = [member for member in self._crew.members if member.is_worker]
+        # One that has just begun is left to come up: else nothing ever runs.
+        ready = [worker for worker in workers if self._crew.is_ready(worker)]
+        return self._chance.choice(ready or workers)
+
+    def _may_end(self, worker: Member) -> bool:
+        """Rarely all of them at once, for the same reason."""
+        others = [member for member in self._crew.members if member.is_worker and member != worker]
+        return any(map(self._crew.is_ready, others)) or self._chance.random() < _LAST_ONE_TOO

@@ -24,10 +24,11 @@ _PATIENCE_SECONDS = 120.0
 # What was delivered twice is to have its chance to take effect twice.
 _LINGER_SECONDS = 2.0
 _POLL_SECONDS = 0.25
+_LOOK_SECONDS = 0.5
 _PROGRESS_SECONDS = 5.0
 
 # A lease is doubled with each dispatch: by default, what was lost twice is found after a minute.
-PM_CELERY: dict[str, Any] = {"COMMAND_LEASE": "2s"}
+PM_CELERY: dict[str, Any] = {"COMMAND_LEASE": "3s"}
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Options:
     seed: int = 1
     pause: float = 1.0
     listen: bool = False
+    under_way: int = 300
     tick: bool = True
     sync: bool = True
 
@@ -88,7 +90,7 @@ def run(options: Options, say: Callable[[str], None]) -> Outcome:
             clocks = {
                 member.name: crew.clock_of(member) for member in crew.members if member.is_worker
             }
-            market = Market(options.orders, options.seconds * 0.95, options.seed)
+            market = Market(options.orders, options.seconds * 0.95, options.seed, options.under_way)
             monkey = Monkey(stage, crew, options.seed, options.pause)
             say(f"Everything runs; {options.orders} orders in {options.seconds:.0f} s.")
             began = time.monotonic()
@@ -109,23 +111,26 @@ def _disturb(
 ) -> None:
     from django.db import Error, connection
 
-    from tests.chaos import back_office
+    from tests.chaos import back_office, verdict
 
-    next_word = next_visit = began
+    next_word = next_look = began
     while time.monotonic() - began < options.seconds or not market.is_done:
         monkey.play()
-        if time.monotonic() > next_visit:
-            next_visit += 1
+        if time.monotonic() > next_look:
+            next_look = time.monotonic() + _LOOK_SECONDS
             try:
                 back_office.settle_letters()
+                market.ended = verdict.ended()
             except Error:
                 # The database was restarted since; the letters wait.
                 connection.close()
         if time.monotonic() > next_word:
             next_word += _PROGRESS_SECONDS
             broken = ", ".join(f"{kind} {number}" for kind, number in monkey.done.items())
-            say(f"{market.placed} of {options.orders} orders placed; {broken or 'all well'}")
+            say(f"orders: {market.placed} placed, {market.ended} ended; {broken or 'all well'}")
         time.sleep(0.02)
+    if monkey.done:
+        monkey.bow_out()
 
 
 def _wait_until_quiet(market: Market, monkey: Monkey, say: Callable[[str], None]) -> float | None:
@@ -140,7 +145,7 @@ def _wait_until_quiet(market: Market, monkey: Monkey, say: Callable[[str], None]
     next_word = time.monotonic()
     while (waited := time.monotonic() - monkey.last_at) < _PATIENCE_SECONDS:
         back_office.settle_letters()
-        unended = verdict.unended(expected)
+        unended = expected - verdict.ended()
         left = verdict.pending()
         if not unended and not any(left.values()):
             return waited

@@ -11,13 +11,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tests.servers import PostgresServer, RabbitMqServer, RedisServer
+from tests.servers import PostgresServer, RabbitMQServer, RedisServer
 
 __all__ = ["BROKERS", "Stage"]
 
-BROKERS: dict[str, type[RedisServer | RabbitMqServer]] = {
+BROKERS: dict[str, type[RedisServer | RabbitMQServer]] = {
     "redis": RedisServer,
-    "rabbitmq": RabbitMqServer,
+    "rabbitmq": RabbitMQServer,
 }
 _QUEUE = "celery"
 

@@ -15,7 +15,7 @@ from tests.chaos.market import Placed
 from tests.chaos.shop.fates import FATES, Fate
 from tests.chaos.shop.models import Entry, Order
 
-__all__ = ["Verdict", "judge", "pending", "unended"]
+__all__ = ["Verdict", "ended", "judge", "pending"]
 
 _SHOWN = 10
 _EVENT_KINDS = ("event", "timer", "timeout", "command_failed", "failure")
@@ -69,9 +69,9 @@ def pending() -> dict[str, int]:
     }
 
 
-def unended(expected: int) -> int:
-    """How many instances have not ended, or are not even there."""
-    return expected - Instance.objects.exclude(ended_at=None).count()
+def ended() -> int:
+    """How many instances have ended."""
+    return Instance.objects.exclude(ended_at=None).count()
 
 
 def judge(placed: Sequence[Placed]) -> Verdict:

@@ -14,13 +14,13 @@ __all__ = ["KINDS", "Monkey"]
 
 # By kind, how often it befalls, of a hundred.
 KINDS = {
-    "child killed": 34,
-    "worker killed": 14,
-    "worker asked to end": 10,
-    "Beat killed": 6,
-    "broker emptied": 14,
-    "broker restarted": 9,
-    "database restarted": 13,
+    "child killed": 40,
+    "worker killed": 17,
+    "worker asked to end": 12,
+    "Beat killed": 8,
+    "broker emptied": 8,
+    "broker restarted": 5,
+    "database restarted": 10,
 }
 _FINALE = ("database restarted", "broker restarted", "worker killed", "broker emptied")
 # How often the only worker that is up is not spared.

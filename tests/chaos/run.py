@@ -37,9 +37,9 @@ class Options:
     orders: int = 5000
     seconds: float = 90.0
     seed: int = 1
-    pause: float = 1.0
+    pause: float = 1.5
     listen: bool = False
-    under_way: int = 300
+    under_way: int = 150
     tick: bool = True
     sync: bool = True
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.chaos.monkey import KINDS
 from tests.chaos.run import MOST_SECONDS, Options, Outcome, run
 from tests.chaos.stage import BROKERS
 from tests.servers import ServerFailed, ServerMissing
@@ -29,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         seed=given.seed,
         pause=given.pause,
         under_way=given.under_way,
+        only=tuple(given.only),
         listen=given.listen,
         tick=not given.no_tick,
         sync=not given.no_sync,
@@ -99,6 +101,13 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=Options.pause,
         help="seconds between two disturbances, on average",
+    )
+    parser.add_argument(
+        "--only",
+        action="append",
+        choices=tuple(KINDS),
+        default=[],
+        help="this kind of disturbance, and others that are named likewise (default: all)",
     )
     parser.add_argument(
         "--under-way",

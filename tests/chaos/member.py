@@ -16,5 +16,8 @@ if __name__ == "__main__":
     put_ahead(float(os.environ[CLOCK_VARIABLE]))
     # Only now, because some of it keeps time.time for itself.
     from celery.__main__ import main
+    from celery.platforms import set_pdeathsig
 
+    # Nobody is to be left where the run itself is killed.
+    set_pdeathsig("SIGKILL")
     sys.exit(main())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
+from collections.abc import Sequence
 
 from tests.chaos.crew import Crew, Member
 from tests.chaos.stage import Stage
@@ -32,12 +33,15 @@ _SHORTEST_DOWN, _LONGEST_DOWN = 0.0, 1.5
 class Monkey:
     """Breaks one thing after another; each kind once before any comes again, and then by chance."""
 
-    def __init__(self, stage: Stage, crew: Crew, seed: int, pause: float) -> None:
+    def __init__(
+        self, stage: Stage, crew: Crew, seed: int, pause: float, only: Sequence[str] = ()
+    ) -> None:
         self._stage = stage
         self._crew = crew
         self._chance = random.Random(seed)
         self._pause = pause
-        self._first = list(KINDS)
+        self._kinds = {kind: share for kind, share in KINDS.items() if not only or kind in only}
+        self._first = list(self._kinds)
         self._chance.shuffle(self._first)
         self._next_at = time.monotonic() + pause
         self.done: Counter[str] = Counter()
@@ -58,7 +62,8 @@ class Monkey:
     def bow_out(self) -> None:
         """End with the worst, so that the time to the quiet end is worth measuring."""
         for kind in _FINALE:
-            self._do(kind)
+            if kind in self._kinds:
+                self._do(kind)
 
     def _do(self, kind: str) -> bool:
         done = self._break(kind)
@@ -70,7 +75,7 @@ class Monkey:
     def _choose(self) -> str:
         if self._first:
             return self._first.pop(0)
-        return self._chance.choices(list(KINDS), list(KINDS.values()))[0]
+        return self._chance.choices(list(self._kinds), list(self._kinds.values()))[0]
 
     def _break(self, kind: str) -> bool:
         match kind:

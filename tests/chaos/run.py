@@ -20,7 +20,7 @@ __all__ = ["MOST_SECONDS", "Options", "Outcome", "run"]
 
 # Within so many seconds of the last disturbance all must be quiet; how long we watch it otherwise.
 MOST_SECONDS = 30.0
-_PATIENCE_SECONDS = 120.0
+_PATIENCE_SECONDS = 60.0
 # What was delivered twice is to have its chance to take effect twice.
 _LINGER_SECONDS = 2.0
 _POLL_SECONDS = 0.25
@@ -38,6 +38,7 @@ class Options:
     seconds: float = 90.0
     seed: int = 1
     pause: float = 1.5
+    only: tuple[str, ...] = ()
     listen: bool = False
     under_way: int = 150
     tick: bool = True
@@ -91,7 +92,7 @@ def run(options: Options, say: Callable[[str], None]) -> Outcome:
                 member.name: crew.clock_of(member) for member in crew.members if member.is_worker
             }
             market = Market(options.orders, options.seconds * 0.95, options.seed, options.under_way)
-            monkey = Monkey(stage, crew, options.seed, options.pause)
+            monkey = Monkey(stage, crew, options.seed, options.pause, options.only)
             say(f"Everything runs; {options.orders} orders in {options.seconds:.0f} s.")
             began = time.monotonic()
             market.open()

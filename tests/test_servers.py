@@ -290,4 +290,5 @@ def listens_everywhere(port: int) -> bool:
         for line in Path(table).read_text().splitlines()[1:]
         if line.split()[3] == "0A" and line.split()[1].endswith(hexadecimal)
     ]
-    return any(not address.startswith("0100007F") for address in listening)
+    loopback = ("0100007F:", f"{'0' * 24}01000000:")
+    return any(not address.startswith(loopback) for address in listening)

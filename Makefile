@@ -6,9 +6,10 @@ BENCH := .venv/bench-installed
 MATRIX := .venv/matrix-installed
 # Handed to pytest, as in: make test ARGS="-k servers"
 ARGS ?=
+BROKERS ?= redis rabbitmq
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-all sweep lint types imports migrations-check demo bench bench-growth bench-peers clean
+.PHONY: help venv test test-all sweep chaos lint types imports migrations-check demo bench bench-growth bench-peers clean
 
 help: ## Show what can be made
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -48,6 +49,16 @@ sweep: venv ## Kill processes before and after every call, on SQLite and on Post
 	for database in sqlite postgres; do \
 		echo "== The crash sweep on $$database"; \
 		PM_TEST_DB=$$database PM_SWEEP=all $(BIN)/python -m pytest -s tests/sweep $(ARGS) || status=1; \
+	done; \
+	exit $$status
+
+# The other broker also where one has failed: one run tells all. Options go in ARGS, as in:
+# make chaos BROKERS=redis ARGS="--orders 500 --seconds 30 --seed 7"; ARGS=--help tells them.
+chaos: venv ## Kill everything while 5,000 orders flow, once with Redis and once with RabbitMQ
+	@status=0; \
+	for broker in $(BROKERS); do \
+		echo "== Chaos with $$broker"; \
+		$(BIN)/python -m tests.chaos --broker $$broker $(ARGS) || status=1; \
 	done; \
 	exit $$status
 

@@ -130,6 +130,9 @@ def _run_once(command_id: UUID, name: str, *, patient: bool = True) -> str:
         return _note_failure(failed.command, failed.error, counted)
     except Exception as error:
         if command is None or is_transient(error):
+            if patient and counted and command is not None:
+                # If the server is down now, the attempt is lost; it is up again before they are spent.
+                _refund(alias, command)
             raise
         # The database refused, at the commit, what the handler had written.
         command.attempts = attempts
@@ -192,9 +195,9 @@ def _announce_on_commit(alias: str, command: OutboxCommand) -> None:
 
 
 def _refund(alias: str, command: OutboxCommand) -> None:
-    OutboxCommand.objects.using(alias).filter(pk=command.pk, attempts=command.attempts).update(
-        attempts=F("attempts") - 1
-    )
+    # Of one that is not settled: a commit whose answer was lost may have been one all the same.
+    unchanged = OutboxCommand.objects.using(alias).filter(pk=command.pk, attempts=command.attempts)
+    unchanged.filter(status="dispatched").update(attempts=F("attempts") - 1)
 
 
 def _retry(command: OutboxCommand) -> Retry:

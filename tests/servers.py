@@ -511,6 +511,11 @@ class RabbitMqServer(Server):
         """The address of its default virtual host, as Celery wants it."""
         return f"amqp://guest:guest@{HOST}:{self.port}//"
 
+    @property
+    def ports(self) -> list[int]:
+        """All that it listens on: for clients, for other nodes, and the port mapper's."""
+        return [self.port, self._node_port, self._mapper_port]
+
     @classmethod
     def find(cls) -> Path | None:
         # Not the one in PATH: for root, that is a script for the package's service alone.

@@ -416,3 +416,29 @@ def test_a_dead_broker_neither_fails_the_publisher_nor_loses_anything(
         drain()
 
     assert Effect.objects.filter(name=f"reserved {order_id}").count() == 1
+
+
+@pytest.mark.postgresql
+def test_a_connection_lost_after_a_counted_run_costs_no_attempt() -> None:
+    """Conformance 39. A command that was dispatched before is counted before it runs; the server cuts its
+    connection when it is about to be marked done. The run is repeated, and was the first one.
+
+    Without the refund (``_run_once``), three such accidents within its few repetitions made a dead letter of
+    a command whose worker had never died.
+    """
+    publish(Placed(order_id=uuid4()))
+    advance_all()
+    OutboxCommand.objects.update(dispatches=2)
+    cut = iter([True])
+
+    def cut_once(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        if "'done'" in sql and next(cut, False):
+            context["connection"].connection.close()
+        return execute(sql, params, many, context)
+
+    with connection.execute_wrapper(cut_once):
+        run_commands()
+
+    done = OutboxCommand.objects.get(status="done")
+    assert done.attempts == 1
+    assert Effect.objects.filter(name__startswith="reserved").count() == 1

@@ -15,12 +15,14 @@ from typing import Any
 import psycopg
 import pytest
 import redis
+from kombu import Connection
 from psycopg import sql
 
 from tests import mysqlclient, servers
 from tests.servers import (
     MariaDbServer,
     PostgresServer,
+    RabbitMqServer,
     RedisServer,
     Server,
     ServerFailed,
@@ -141,6 +143,58 @@ def test_a_stopped_server_leaves_nothing(server_class: type[Server]) -> None:
     server.stop()
 
     assert not listens(server.port)
+    assert not server.directory.exists()
+
+
+@pytest.mark.usefixtures("redis_url")
+def test_a_redis_that_crashed_comes_up_again_empty() -> None:
+    """It listens on the port that it had, and has forgotten everything."""
+    with RedisServer() as server, closing(redis.Redis.from_url(server.url)) as client:
+        client.set("key", "value")
+        port = server.port
+
+        server.crash()
+        assert not listens(port)
+        server.resume()
+
+        assert server.port == port
+        assert client.get("key") is None
+
+
+@pytest.mark.usefixtures("postgres_server")
+def test_a_postgres_that_crashed_comes_up_again_with_its_data() -> None:
+    """An immediate stop cuts its clients off; what was committed is there afterwards."""
+    with PostgresServer(durable=False) as server:
+        url = server.create_database("mine")
+        with closing(psycopg.connect(url, autocommit=True)) as client:
+            client.execute("CREATE TABLE kept AS SELECT 1 AS number")
+
+            server.crash()
+            with pytest.raises(psycopg.OperationalError):
+                client.execute("SELECT 1")
+        server.resume()
+
+        with closing(psycopg.connect(url)) as client:
+            assert client.execute("SELECT number FROM kept").fetchall() == [(1,)]
+
+
+@pytest.mark.skipif(RabbitMqServer.find() is None, reason="RabbitMQ is not installed")
+def test_a_rabbitmq_has_all_its_ports_on_loopback_and_takes_its_port_mapper_along() -> None:
+    """It answers, comes up again on its port after a crash, and nothing of it is left at its end."""
+    with RabbitMqServer() as server:
+        port = server.port
+        server.crash()
+        server.resume()
+
+        with Connection(server.url) as connection:
+            connection.SimpleQueue("here").put("a message")
+            assert connection.SimpleQueue("here").get(timeout=10).payload == "a message"
+        ports = server.ports
+        assert port in ports
+        assert all(listens(port) for port in ports)
+        assert not any(listens_everywhere(port) for port in ports)
+
+    assert not any(listens(port) for port in ports)
     assert not server.directory.exists()
 
 
@@ -285,3 +339,16 @@ def test_mariadb_of_the_suite_is_the_test_database(mariadb_server: MariaDbServer
 def listens(port: int) -> bool:
     with socket.socket() as client:
         return client.connect_ex((servers.HOST, port)) == 0
+
+
+def listens_everywhere(port: int) -> bool:
+    """Whether a port is open to other machines."""
+    hexadecimal = f":{port:04X}"
+    listening = [
+        line.split()[1]
+        for table in ("/proc/net/tcp", "/proc/net/tcp6")
+        for line in Path(table).read_text().splitlines()[1:]
+        if line.split()[3] == "0A" and line.split()[1].endswith(hexadecimal)
+    ]
+    loopback = ("0100007F:", f"{'0' * 24}01000000:")
+    return any(not address.startswith(loopback) for address in listening)

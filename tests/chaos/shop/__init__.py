@@ -1,0 +1,1 @@
+"""The shop whose orders go through the chaos."""

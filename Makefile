@@ -5,7 +5,7 @@ STAMP := .venv/installed
 BENCH := .venv/bench-installed
 MATRIX := .venv/matrix-installed
 # What MariaDB does in its own way; all of the suite runs there in `make test-all`.
-MARIADB_PART := $(addprefix tests/test_,mariadb.py texts.py plans.py handling.py commands.py failure.py passing_over.py)
+MARIADB_PART := $(addprefix tests/test_,mariadb.py texts.py handling.py commands.py failure.py passing_over.py)
 # Handed to pytest, as in: make test ARGS="-k servers"
 ARGS ?=
 

@@ -42,7 +42,7 @@ test: venv ## Run the suite on SQLite and PostgreSQL, and on MariaDB what databa
 	exit $$status
 
 # Whole runs, or some by their names, as in: make test-all ARGS="py313 mariadb"; ARGS=--help tells more.
-test-all: $(MATRIX) ## Run the suite on every Python, Django, database and broker; takes an hour or so
+test-all: $(MATRIX) ## Run the suite on every Python, Django, database and broker; takes long
 	@$(BIN)/python -m tests.matrix $(ARGS)
 
 $(MATRIX): $(STAMP)

@@ -2,7 +2,7 @@
 
 ::
 
-    python -m tests.matrix                        everything, an hour or so
+    python -m tests.matrix                        everything, which takes long
     python -m tests.matrix mariadb 'py313*'       the runs whose names match one of these
     python -m tests.matrix --list                 their names
     python -m tests.matrix sqlite -- -k handling  what follows -- is handed to pytest

@@ -2,7 +2,7 @@
 
 ::
 
-    python -m tests.matrix                        everything, an hour or so
+    python -m tests.matrix                        everything, which takes long
     python -m tests.matrix mariadb 'py313*'       the runs whose names match one of these
     python -m tests.matrix --list                 their names
     python -m tests.matrix sqlite -- -k handling  what follows -- is handed to pytest
@@ -276,4 +276,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)  # the table stands above

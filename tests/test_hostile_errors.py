@@ -246,7 +246,10 @@ def every_page_opens(client: Client) -> None:
     for model in (DeadLetter, InboxMessage, OutboxCommand, Instance):
         name = f"admin:pm_celery_{model._meta.model_name}"
         assert admin.site.is_registered(model)
-        urls = [reverse(f"{name}_change", args=[row.pk]) for row in model._default_manager.all()]
+        rows = model._default_manager.order_by("-pk")
+        # Of the letters all: they show the most of an error.
+        rows = rows if model is DeadLetter else rows[:3]
+        urls = [reverse(f"{name}_change", args=[row.pk]) for row in rows]
         for url in [reverse(f"{name}_changelist"), *urls]:
             answer = client.get(url)
             assert answer.status_code == 200

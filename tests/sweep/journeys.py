@@ -35,6 +35,7 @@ class Journey:
     """comes_to: what the uninterrupted run has among its lines.
     swept_from: the step from which on its deaths are not like another journey's.
     is_deadly: whether its own handlers kill processes.
+    is_long: whether it is left to ``make sweep``.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Journey:
     comes_to: list[str]
     swept_from: int = 0
     is_deadly: bool = False
+    is_long: bool = False
     settings: dict[str, object] = field(default_factory=dict)
 
 
@@ -113,6 +115,17 @@ OTHERS = [
         ],
     ),
     Journey(
+        "a Celery signature",
+        [
+            _step("", request, "booking", TripBooked("A", at_once=False)),
+            _step("1h", request, "change", TripChanged("A", "signature")),
+            # One that has begun holds its lease for an hour.
+            _step("3h", nothing),
+        ],
+        ["task tests.run_alone ran"],
+        swept_from=1,
+    ),
+    Journey(
         "a handler and a command handler that fail once",
         [
             _step("", request, "booking", TripBooked(_STUMBLES)),
@@ -180,6 +193,7 @@ OTHERS = [
             _step("1h", nothing),
         ],
         [f"effect ended {event.trip}" for event in _MANY],
+        is_long=True,
         settings={"BATCH_SIZE": 4},
     ),
 ]

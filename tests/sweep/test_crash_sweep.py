@@ -4,16 +4,32 @@ A journey runs in a process that users, a worker, Beat and operators share, and 
 calls to the database or the broker: in the next run at the next call, until a run gets through alive. So the
 runs themselves find the points. After each death another process goes on: leases end, ticks tick, workers
 work off what the broker still has, and whoever got no answer asks again. Then the tables say the same as
-after the uninterrupted run, but for ids, moments, and how often something was attempted or dispatched.
+after the uninterrupted run, but for ids, moments, and how often something was attempted or dispatched; and
+one more booking is handled without a tick, so that nothing which was left behind blocks.
 
-Not every death is part of the suite, for which a minute is enough:
+Not every death is part of the suite, for which a minute or so is enough:
 
 - main journey: before each call, which is also after the one before it;
 - others: after each call that leaves something behind, at its first passing in each step;
-- restarts at once, and with an empty broker: of the main journey, likewise.
+- with an empty broker: of the main journey, likewise.
 
-``make sweep`` (`PM_SWEEP=all`) has every journey, before and after each call; and the other restarts of each,
+``make sweep`` (`PM_SWEEP=all`) has every journey, before and after each call; and of each the other restarts,
 after each call that leaves something behind.
+
+Seen to fail, each with the calls between which a death does harm:
+
+- the done mark of commands in a transaction of its own: effects twice (main journey); without it, the
+  uninterrupted run leaves commands pending;
+- messages marked as handled in a transaction of their own: handled twice (main);
+- inbox rows inserted after the publisher's commit: events lost (main);
+- wake-ups that are outstanding for ever: events lie there (main, empty broker);
+- no second dispatch where a lease has ended: commands lie there (main, empty broker);
+- commands dispatched before the commit: a task runs that nobody had decided on (a Celery signature; of
+  commands this is harmless, for their messages name a row);
+- a timer, or the timeout, marked as fired before its message is committed: lost (a timer and the timeout);
+- a letter settled before its message is pending again: lost (the dead letter of an event, retried);
+- attempts not counted before the run, or marks of dead batches not looked at: a message kills ten processes
+  and would go on (an event that kills whoever handles it).
 """
 
 from __future__ import annotations
@@ -51,9 +67,8 @@ class Deaths:
 
 SUITE = [
     Deaths(MAIN, "late", "all", BEFORE),
-    Deaths(MAIN, "at once", "places", AFTER),
     Deaths(MAIN, "emptied", "places", AFTER),
-    *(Deaths(journey, "late", "places", AFTER) for journey in OTHERS),
+    *(Deaths(journey, "late", "places", AFTER) for journey in OTHERS if not journey.is_long),
 ]
 ALL = [
     *(Deaths(journey, "late", "all", BOTH) for journey in [MAIN, *OTHERS]),
@@ -66,6 +81,10 @@ SWEPT = ALL if os.environ.get("PM_SWEEP") == "all" else SUITE
 @pytest.fixture
 def broker(tmp_path: Path, request: pytest.FixtureRequest) -> Broker:
     """With PostgreSQL Redis, as in production; with SQLite the folder, as in the first five minutes."""
+    if connection.vendor not in ("postgresql", "sqlite"):
+        pytest.skip(
+            f"The sweep knows no way to begin each run with empty tables on {connection.vendor}."
+        )
     if connection.vendor == "postgresql":
         return RedisBroker(request.getfixturevalue("redis_url"))
     return FolderBroker(tmp_path / "broker")

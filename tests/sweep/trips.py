@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 from dataclasses import field
 
+from celery import current_task, shared_task
+
 from pm_celery import (
     Failure,
     Message,
@@ -27,6 +29,9 @@ from pm_celery import (
 )
 from tests.sweep.points import KILLED
 from tests.testapp.models import Effect
+
+# Before the id of a task that ran.
+RAN = "ran as "
 
 
 @event
@@ -79,6 +84,12 @@ class Review:
 @command
 class Thank:
     trip: str
+
+
+@shared_task(name="tests.run_alone")
+def run_alone() -> None:
+    """A task that knows nothing of us. It may run twice, but only if somebody wants it."""
+    note(f"{RAN}{current_task.request.id}")
 
 
 class Stumbled(Exception):
@@ -140,6 +151,8 @@ class Trip(ProcessManager):
         note(f"changed {event.change} {event.trip}")
         pass_by(event.change, event.trip, self.message.attempt)
         self.changes.append(event.change)
+        if event.change == "signature":
+            self.send(run_alone.s())
 
     @handle(TicketIssued, correlate="trip", end=True)
     def issued(self, event: TicketIssued) -> None:

@@ -1,7 +1,7 @@
 """Decoding what nobody could have encoded: a valid object, or the package's own error, and nothing else.
 
-Breaks that turned these red: ``ValidationError`` alone in the ``except`` of ``decode``; no check for
-U+0000 in ``unstorable``.
+Breaks that turned these red: no ``except`` in ``decode``; none around ``json.loads`` in ``redaction``; lone
+surrogates not looked for in ``publishing._name``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 import pytest
+from django.test import override_settings
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
@@ -209,15 +210,14 @@ def test_whatever_a_handler_leaves_in_the_state_comes_back_or_is_refused(
 
 
 @fuzzed
-@given(data, st.text())
+@given(data | records, st.text())
 def test_whatever_is_stored_can_be_shown(value: Any, text: str) -> None:
-    for stored in (as_json(value), text):
-        shown = payload_shown("fuzz.Everything", "", stored)
-        assert isinstance(shown, str)
-        assert isinstance(state_shown("tests.Process", stored), str)
-        assert isinstance(
-            hider("fuzz.Everything", "tests.Process", stored, state=stored)(text), str
-        )
+    with override_settings(PM_CELERY={"REDACT": ["key", "a*", "secret"]}):
+        for stored in (as_json(value), text):
+            assert isinstance(payload_shown("fuzz.Any", "", stored), str)
+            assert isinstance(state_shown("tests.Process", stored), str)
+            hide = hider("fuzz.Any", "tests.Process", stored, state=stored)
+            assert isinstance(hide(text), str)
 
 
 @pytest.mark.django_db(transaction=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 import tempfile
@@ -43,8 +42,6 @@ def _prepare(stack: ExitStack, database: str) -> None:
     django.setup()
     from django.test.utils import setup_databases, teardown_databases
 
-    # Dead letters are what is wanted here; a log line for each is not.
-    logging.disable(logging.CRITICAL)
     made = setup_databases(verbosity=0, interactive=False, aliases={"default"})
     stack.callback(teardown_databases, made, verbosity=0)
 

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 pytestmark = [pytest.mark.workers, pytest.mark.postgresql]
 
 
+@pytest.mark.timeout(180)
 @pytest.mark.usefixtures("redis_url")
 def test_orders_survive_the_death_of_everything(tmp_path: Path) -> None:
     """Workers, Beats, Redis and PostgreSQL are killed while orders flow, and two workers' clocks differ by a
@@ -28,7 +29,7 @@ def test_orders_survive_the_death_of_everything(tmp_path: Path) -> None:
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
-        timeout=110,
+        timeout=170,
     )
 
     assert run.returncode == 0, run.stdout

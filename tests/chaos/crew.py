@@ -163,7 +163,7 @@ class Crew:
             if status is None:
                 if member.ends_at and time.monotonic() > member.ends_at:
                     self.ended_by_themselves.append(f"{member.name}: did not end when asked")
-                    member.ends_at = None
+                    self._killed.add(member.process.pid)
                     _kill_group(member.process)
                 return
             if not member.ends_at and member.process.pid not in self._killed:

@@ -1,4 +1,7 @@
-"""The short form of the chaos: twenty seconds in which everything dies, and nothing is lost."""
+"""The short form of the chaos: twenty seconds in which everything dies, and nothing is lost.
+
+tests/chaos/__init__.py says what was broken in the package to see it fail.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,13 @@ ROOT = Path(__file__).resolve().parents[1]
 pytestmark = [pytest.mark.workers, pytest.mark.postgresql]
 
 
+@pytest.mark.timeout(180)
 @pytest.mark.usefixtures("redis_url")
 def test_orders_survive_the_death_of_everything(tmp_path: Path) -> None:
     """Workers, Beats, Redis and PostgreSQL are killed while orders flow, and two workers' clocks differ by a
     minute; each event is handled once and in order, each command takes effect once, each order ends."""
     outcome = tmp_path / "chaos.json"
-    short = ["--orders", "150", "--seconds", "20", "--under-way", "50", "--no-sync"]
+    short = ["--orders", "100", "--seconds", "20", "--under-way", "50", "--no-sync"]
 
     run = subprocess.run(
         [sys.executable, "-m", "tests.chaos", *short, "--json", str(outcome)],
@@ -28,7 +32,7 @@ def test_orders_survive_the_death_of_everything(tmp_path: Path) -> None:
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
-        timeout=110,
+        timeout=170,
     )
 
     assert run.returncode == 0, run.stdout

@@ -62,7 +62,7 @@ class Crew:
             *(self._worker(name, clock) for name, clock in WORKERS.items()),
             *(self._beat(name, clock) for name, clock in BEATS.items()),
         ]
-        # How many processes ended without being asked or killed: by name and status.
+        # Those that ended without being asked or killed, with their status.
         self.ended_by_themselves: list[str] = []
         self._killed: set[int] = set()
 
@@ -104,7 +104,7 @@ class Crew:
     # -- what may befall it ----------------------------------------------------------------------
 
     def kill(self, member: Member) -> bool:
-        """Kill a process by SIGKILL; what its children do then is their affair."""
+        """Kill a process by SIGKILL. A pool's processes then die as well: Celery has asked for that."""
         with self._lock:
             if member.process is None or member.process.poll() is not None:
                 return False
@@ -163,7 +163,7 @@ class Crew:
             if status is None:
                 if member.ends_at and time.monotonic() > member.ends_at:
                     self.ended_by_themselves.append(f"{member.name}: did not end when asked")
-                    member.ends_at = None
+                    self._killed.add(member.process.pid)
                     _kill_group(member.process)
                 return
             if not member.ends_at and member.process.pid not in self._killed:
@@ -192,7 +192,11 @@ class Crew:
                 # Out of the reach of Ctrl-C, which is for us: we stop them.
                 start_new_session=True,
             )
-        member.pids.append(member.process.pid)
+        pid = member.process.pid
+        member.pids.append(pid)
+        # Of an earlier process whose number has come again.
+        self._ready_file(pid).unlink(missing_ok=True)
+        self._killed.discard(pid)
 
     def _worker(self, name: str, clock: int) -> Member:
         arguments = [

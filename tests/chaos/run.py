@@ -21,6 +21,8 @@ __all__ = ["MOST_SECONDS", "Options", "Outcome", "run"]
 # Within so many seconds of the last disturbance all must be quiet; how long we watch it otherwise.
 MOST_SECONDS = 30.0
 _PATIENCE_SECONDS = 60.0
+# It is over, if for so long not one order ended.
+_STALLED_SECONDS = 45.0
 # What was delivered twice is to have its chance to take effect twice.
 _LINGER_SECONDS = 2.0
 _POLL_SECONDS = 0.25
@@ -97,10 +99,11 @@ def run(options: Options, say: Callable[[str], None]) -> Outcome:
             began = time.monotonic()
             market.open()
             try:
-                _disturb(options, market, monkey, say, began)
-                say(f"Left in peace after: {monkey.last}.")
-                quiet_after = _wait_until_quiet(market, monkey, say)
-                time.sleep(_LINGER_SECONDS)
+                quiet_after = None
+                if _disturb(options, market, monkey, say, began):
+                    say(f"Left in peace after: {monkey.last}.")
+                    quiet_after = _wait_until_quiet(market, monkey, say)
+                    time.sleep(_LINGER_SECONDS)
             finally:
                 market.close()
             logs = crew.logs(60)
@@ -109,22 +112,29 @@ def run(options: Options, say: Callable[[str], None]) -> Outcome:
 
 def _disturb(
     options: Options, market: Market, monkey: Monkey, say: Callable[[str], None], began: float
-) -> None:
+) -> bool:
+    """Until everything is published, at least for so many seconds. False: orders no longer ended."""
     from django.db import Error, connection
 
     from tests.chaos import back_office, verdict
 
-    next_word = next_look = began
+    next_word = next_look = moved_at = began
     while time.monotonic() - began < options.seconds or not market.is_done:
         monkey.play()
         if time.monotonic() > next_look:
             next_look = time.monotonic() + _LOOK_SECONDS
             try:
                 back_office.settle_letters()
-                market.ended = verdict.ended()
+                ended = verdict.ended()
             except Error:
                 # The database was restarted since; the letters wait.
                 connection.close()
+            else:
+                if ended > market.ended:
+                    market.ended, moved_at = ended, time.monotonic()
+        if time.monotonic() - moved_at > _STALLED_SECONDS:
+            say(f"No order has ended for {_STALLED_SECONDS:.0f} s.")
+            return False
         if time.monotonic() > next_word:
             next_word += _PROGRESS_SECONDS
             broken = ", ".join(f"{kind} {number}" for kind, number in monkey.done.items())
@@ -132,6 +142,7 @@ def _disturb(
         time.sleep(0.02)
     if monkey.done:
         monkey.bow_out()
+    return True
 
 
 def _wait_until_quiet(market: Market, monkey: Monkey, say: Callable[[str], None]) -> float | None:

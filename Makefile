@@ -51,7 +51,7 @@ $(MATRIX): $(STAMP)
 	@touch $@
 
 # Far from every death is part of the suite; see tests/sweep/test_crash_sweep.py.
-sweep: venv ## Kill processes before and after every call, on SQLite and on PostgreSQL; takes an hour
+sweep: venv ## Kill processes before and after every call, on SQLite and on PostgreSQL; takes long
 	@status=0; \
 	for database in sqlite postgres; do \
 		echo "== The crash sweep on $$database"; \

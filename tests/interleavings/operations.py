@@ -59,9 +59,9 @@ _MAY_BE_SECOND = (_MAY_BE_FIRST | {"again", "cancel_timer", "time_out", "jump", 
     "together"
 }
 _MEETS = {
-    "advance": 4,
-    "deliver": 2,
-    "publish": 4,
+    "advance": 12,
+    "deliver": 4,
+    "publish": 6,
     "tick": 1,
     "cancel": 2,
     "time_out": 2,

@@ -5,8 +5,8 @@ docs/chaos.md says what is done to whom, and what was measured.
 
 What was broken in the package to see it fail, each in the short form:
 
-- the done mark written after the effect's commit instead of with it: effects, and the events that they publish,
-  were there twice;
+- the done mark written after the commit of the effect instead of with it: effects, and the events that they
+  publish, were there twice;
 - the tick switched off (``--no-tick``): orders never ended, so lost, pending and late;
 - the instances' row lock and the unique number of transitions both removed: doubled, out of order, numbers
   twice. Without the lock alone it stays clean, for that constraint refuses the second of two transitions.

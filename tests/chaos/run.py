@@ -42,7 +42,7 @@ class Options:
     pause: float = 1.5
     only: tuple[str, ...] = ()
     listen: bool = False
-    under_way: int = 150
+    under_way: int = 60
     tick: bool = True
     sync: bool = True
 

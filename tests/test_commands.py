@@ -423,7 +423,7 @@ def test_a_connection_lost_after_a_counted_run_costs_no_attempt() -> None:
     """Conformance 39. A command that was dispatched before is counted before it runs; the server cuts its
     connection when it is about to be marked done. The run is repeated, and was the first one.
 
-    Without the refund (``_run_once``), three such accidents within its few repetitions made a dead letter of
+    Without the refund (``_run_once``), four such accidents within its eight repetitions made a dead letter of
     a command whose worker had never died.
     """
     publish(Placed(order_id=uuid4()))

@@ -25,7 +25,7 @@ def runs() -> Iterator[Runs]:
 def test_nothing_is_lost_doubled_or_overtaken_in_any_order_of_events(
     runs: Runs, first: int
 ) -> None:
-    """Each of these breaks turned it red. Within three seeds: a command's done mark not written, or not asked
+    """Each of these breaks turned it red. Within six seeds: a command's done mark not written, or not asked
     for, parked events let through, the open messages read in the order of descending ids, handled messages
     not marked. Within thirty, on PostgreSQL: no lock on the instance (SKIP LOCKED and FOR UPDATE removed), no
     ON CONFLICT where it is created."""

@@ -253,6 +253,20 @@ class Bomb:
         return explode, (self.name,)
 
 
+@pytest.fixture
+def logging_as_before() -> Iterator[None]:
+    """A worker inside of this process sets the level of everybody's loggers."""
+    loggers = [
+        logging.getLogger(name) for name in (None, "celery", "celery.task", "celery.redirected")
+    ]
+    before = [(logger, logger.level, list(logger.handlers), logger.propagate) for logger in loggers]
+    yield
+    for logger, level, handlers, propagate in before:
+        logger.setLevel(level)
+        logger.handlers[:], logger.propagate = handlers, propagate
+
+
+@pytest.mark.usefixtures("logging_as_before")
 def test_our_tasks_refuse_a_pickle_unread_in_a_worker_that_accepts_it() -> None:
     """The project's own task shows that the worker does read pickles. Without ``Strategy`` ours do too."""
     unpickled.clear()
@@ -262,6 +276,7 @@ def test_our_tasks_refuse_a_pickle_unread_in_a_worker_that_accepts_it() -> None:
         broker_url=broker,
         accept_content=["json", "pickle"],
         worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
         task_default_queue="forged",
         broker_transport_options={"polling_interval": 0.01},
     )

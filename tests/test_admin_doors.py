@@ -219,7 +219,7 @@ def test_a_get_changes_nothing_whatever_it_asks(
     rows: dict[type[Model], Model], nothing_changes: None, admin_client: Client
 ) -> None:
     for door in DOORS:
-        for action in ("retry", "discard_and_resume", "discard_for_good", "cancel", "fire_timeout"):
+        for action in ("retry", "cancel"):
             query = {**FORM, ACTION_CHECKBOX_NAME: pk(door, rows), "action": action}
             admin_client.get(door.url(rows), query)
 

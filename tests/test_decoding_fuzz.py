@@ -29,7 +29,7 @@ from pm_celery.redaction import hider, payload_shown, state_shown
 from pm_celery.registry import isolated_registries
 
 fuzzed = settings(
-    max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
 
 

@@ -7,21 +7,19 @@ conditions of ``settling``; ``_is_meant`` that is always true.
 
 from __future__ import annotations
 
+import json
 import logging
-import os
-import pickle
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from time import sleep
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from celery import Celery, current_app, signature
-from celery.contrib.testing.worker import start_worker
+from celery import current_app, signature
 from django.apps import apps
-from kombu import Connection
 
 import pm_celery
 from pm_celery import ProcessManager, command, command_handler, event, handle, publish, tasks
@@ -236,84 +234,20 @@ def test_a_header_that_is_no_id_is_passed_over(command_id: Any) -> None:
 
 # -- pickle ------------------------------------------------------------------------------------------------
 
-unpickled: list[str] = []
 
-
-def explode(name: str) -> None:
-    unpickled.append(name)
-
-
-class Bomb:
-    """What a pickle runs while it is read."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __reduce__(self) -> Any:
-        return explode, (self.name,)
-
-
-@pytest.fixture
-def logging_as_before() -> Iterator[None]:
-    """A worker inside of this process sets the level of everybody's loggers."""
-    loggers = [
-        logging.getLogger(name) for name in (None, "celery", "celery.task", "celery.redirected")
-    ]
-    before = [(logger, logger.level, list(logger.handlers), logger.propagate) for logger in loggers]
-    yield
-    for logger, level, handlers, propagate in before:
-        logger.setLevel(level)
-        logger.handlers[:], logger.propagate = handlers, propagate
-
-
-@pytest.mark.usefixtures("logging_as_before")
 def test_our_tasks_refuse_a_pickle_unread_in_a_worker_that_accepts_it() -> None:
     """The project's own task shows that the worker does read pickles. Without ``Strategy`` ours do too."""
-    unpickled.clear()
-    app = Celery("forged", set_as_current=False)
-    broker = f"memory://forged-{os.getpid()}"
-    app.conf.update(
-        broker_url=broker,
-        accept_content=["json", "pickle"],
-        worker_hijack_root_logger=False,
-        worker_redirect_stdouts=False,
-        task_default_queue="forged",
-        broker_transport_options={"polling_interval": 0.01},
-    )
-    done: list[object] = []
+    ran = subprocess.run(
+        [sys.executable, "-m", "tests.pickles"],
+        cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
 
-    @app.task(name="project.own")
-    def own(value: object) -> None:
-        done.append(value)
-
-    ours = sorted(name for name in app.tasks if name.startswith("pm_celery."))
-    assert len(ours) >= 5
-
-    with Connection(broker) as connection:
-        channel = connection.channel()
-        producer = connection.Producer(channel)
-        # The last one tells that the others have been looked at.
-        for name in [*ours, "project.own"]:
-            producer.publish(
-                pickle.dumps(((Bomb(name),), {}, {})),
-                routing_key="forged",
-                exchange="",
-                content_type="application/x-python-serialize",
-                content_encoding="binary",
-                headers={
-                    "task": name,
-                    "id": str(uuid4()),
-                    "lang": "py",
-                    "argsrepr": "",
-                    "kwargsrepr": "",
-                },
-                declare=[app.amqp.queues["forged"]],
-            )
-        with start_worker(app, pool="solo", perform_ping_check=False, loglevel="CRITICAL"):
-            while not done:
-                sleep(0.01)
-
-    assert set(unpickled) == {"project.own"}
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads(ran.stdout.splitlines()[-1])
+    assert {"pm_celery.advance", "pm_celery.publish", "pm_celery.tick"} <= set(found["ours"])
+    assert any(name.startswith("pm_celery.command.") for name in found["ours"])
+    assert set(found["unpickled"]) == {"project.own"}
+    assert "pm_celery.advance did nothing: its message is" in ran.stderr
 
 
 def test_our_messages_are_json_whatever_the_project_s_serializer_is(

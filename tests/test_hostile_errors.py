@@ -97,7 +97,7 @@ def test_a_correlate_s_error_that_no_row_can_hold_does_not_fail_the_publisher(
 
 class Huge(Exception):
     def __str__(self) -> str:
-        return "x" * 20_000_000
+        return "x" * 2_000_000
 
 
 class NoText(Exception):
@@ -262,9 +262,9 @@ def test_a_name_from_outside_begins_no_line_of_its_own_in_the_log(
     publish_named("x\nERROR all is lost\x1b[31m\u202e", {}, "e\r\n-1")
     drain()
 
-    (record,) = [r for r in caplog.records if r.name == "pm_celery"]
-    assert record.getMessage().isprintable()
-    assert "x\\nERROR all is lost" in record.getMessage()
+    lines = [r.getMessage() for r in caplog.records if r.name == "pm_celery"]
+    assert any("x\\nERROR all is lost" in line for line in lines)
+    assert all(line.isprintable() for line in lines)
 
 
 # -- nesting ---------------------------------------------------------------------------------------------

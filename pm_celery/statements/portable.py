@@ -8,7 +8,7 @@ import operator
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, fields
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from django.db import connections, transaction
@@ -35,9 +35,13 @@ from pm_celery.rows import (
 )
 
 InstanceKey = tuple[str, str]
+Row = TypeVar("Row")
 
 # Each key is a pair of parameters in an OR; SQLite's parser and MariaDB's planner have their limits.
 _KEYS_AT_ONCE = 200
+# How many characters of long texts a statement holds. MariaDB's servers take 16 MiB as they come, and hang up
+# on more, which looks like a lost connection. In UTF-8, or escaped, a character is four bytes at most.
+_TEXT_AT_ONCE = 500_000
 # Stands for a partition in a query that is compiled once and asked of several.
 _ANY_PARTITION = 32_767
 _INBOX = [field.name for field in fields(InboxRow)]
@@ -59,10 +63,25 @@ def _chunks(keys: Collection[InstanceKey]) -> Iterable[list[InstanceKey]]:
         yield listed[start : start + _KEYS_AT_ONCE]
 
 
+def _portions(rows: Sequence[Row], most: int, text: str) -> Iterable[list[Row]]:
+    """Rows in portions of at most so many, and of texts that one statement may hold."""
+    portion: list[Row] = []
+    length = 0
+    for row in rows:
+        length += len(getattr(row, text))
+        if portion and (len(portion) == most or length > _TEXT_AT_ONCE):
+            yield portion
+            portion, length = [], len(getattr(row, text))
+        portion.append(row)
+    if portion:
+        yield portion
+
+
 def insert_messages(alias: str, rows: Sequence[NewMessage]) -> int | None:
-    InboxMessage.objects.using(alias).bulk_create(
-        [InboxMessage(**asdict(row)) for row in rows], ignore_conflicts=True, batch_size=1000
-    )
+    for portion in _portions(rows, 1000, "payload"):
+        InboxMessage.objects.using(alias).bulk_create(
+            [InboxMessage(**asdict(row)) for row in portion], ignore_conflicts=True
+        )
     return None
 
 
@@ -238,12 +257,14 @@ def record(
 ) -> None:
     if instances:
         _update_instances(alias, instances, now)
-    Transition.objects.using(alias).bulk_create(
-        [Transition(**asdict(row), recorded_at=now) for row in transitions], batch_size=500
-    )
-    OutboxCommand.objects.using(alias).bulk_create(
-        [OutboxCommand(**asdict(row)) for row in commands], batch_size=500
-    )
+    for steps in _portions(transitions, 500, "state"):
+        Transition.objects.using(alias).bulk_create(
+            [Transition(**asdict(row), recorded_at=now) for row in steps]
+        )
+    for issued in _portions(commands, 500, "payload"):
+        OutboxCommand.objects.using(alias).bulk_create(
+            [OutboxCommand(**asdict(row)) for row in issued]
+        )
     _mark_messages(alias, marks)
 
 
@@ -257,11 +278,11 @@ def _update_instances(alias: str, rows: Sequence[InstanceRow], now: datetime) ->
         "ended_at",
         "timeout_at",
     )
-    Instance.objects.using(alias).bulk_update(
-        [Instance(**asdict(row), changed_at=now) for row in rows],
-        [*columns, "changed_at"],
-        batch_size=50,
-    )
+    for portion in _portions(rows, 50, "state"):
+        Instance.objects.using(alias).bulk_update(
+            [Instance(**asdict(row), changed_at=now) for row in portion],
+            [*columns, "changed_at"],
+        )
 
 
 def _mark_messages(alias: str, marks: Sequence[InboxMark]) -> None:

@@ -70,10 +70,13 @@ def _advance(lane: int) -> bool:
             return True
         beside.update(claimed.beside)
         _run_claimed(claimed, passed)
-        if is_common and time.monotonic() - began > settings.batch_seconds:
+        # Where others hold all of it there is nothing to go on with: whoever we woke would find the same.
+        was_ours = not passed or not {row.id for row in claimed.rows} <= set(passed.message_ids)
+        spent = time.monotonic() - began if was_ours else 0.0
+        if is_common and spent > settings.batch_seconds:
             _share(lane)
             return True
-        if time.monotonic() - began > settings.advance_seconds:
+        if spent > settings.advance_seconds:
             wakeups.rest(lane)
             if is_common:
                 # Where there is a listener, it goes on; two at a time would be in each other's way.

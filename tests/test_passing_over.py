@@ -152,6 +152,20 @@ def test_a_worker_does_not_stay_for_an_instance_that_somebody_goes_on_holding(
     assert Wakeup.objects.get().outstanding_until is None
 
 
+@pytest.mark.needs("row locks")
+def test_a_worker_whose_time_is_over_wakes_nobody_for_what_somebody_holds(
+    sent: list[int], settings: Any
+) -> None:
+    """Whoever it woke would find the same, and wake the next one, until the lock goes."""
+    settings.PM_CELERY = {"ADVANCE_SECONDS": 1e-9}
+    publish(Paid(order_id=ORDER))
+
+    with held(ORDER):
+        advance(COMMON)
+
+    assert sent == [COMMON]
+
+
 def in_a_transaction(verb: Callable[[], object]) -> tuple[Worker, threading.Event]:
     """An operator's verb, done and not committed yet; and what lets it commit."""
     done, go_on = threading.Event(), threading.Event()

@@ -126,6 +126,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason=reason))
     # Deselected rather than skipped: they run where that is the database.
     elsewhere = {"sqlite", "postgresql", "mariadb"} - {databases.database()}
+    if databases.database() != "sqlite":
+        elsewhere.add("any_database")
     dropped = [item for item in items if any(map(item.get_closest_marker, elsewhere))]
     if dropped:
         config.hook.pytest_deselected(items=dropped)

@@ -28,6 +28,8 @@ from kombu import Connection, Exchange, Queue
 from pm_celery import filesystem
 from pm_celery.filesystem import ALIAS, FOLDER_NAME, Channel, register
 
+pytestmark = pytest.mark.any_database
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 TRANSPORT = "pm_celery.filesystem:Transport"
 

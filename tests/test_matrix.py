@@ -12,6 +12,8 @@ import pytest
 from tests import matrix
 from tests.matrix import Outcome, Run
 
+pytestmark = pytest.mark.any_database
+
 GREEN = {"passed": 3, "failed": 0, "skipped": 1}
 RED = {"passed": 2, "failed": 1, "skipped": 1}
 SQLITE, POSTGRES = Run("3.11", "django52", "sqlite"), Run("3.12", "django60", "postgres")

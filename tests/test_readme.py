@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.any_database
+
 README = (Path(__file__).parent.parent / "README.md").read_text()
 HOMES = {"settings.py": "mysite", "celery.py": "mysite", "__init__.py": "mysite"}
 

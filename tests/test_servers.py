@@ -29,6 +29,8 @@ from tests.servers import (
     ServerMissing,
 )
 
+pytestmark = pytest.mark.any_database
+
 # MariaDB takes seconds to begin, and is there for certain only where it is the test database.
 EACH = [RedisServer, PostgresServer, pytest.param(MariaDbServer, marks=pytest.mark.mariadb)]
 
@@ -178,7 +180,6 @@ def test_a_postgres_that_crashed_comes_up_again_with_its_data() -> None:
             assert client.execute("SELECT number FROM kept").fetchall() == [(1,)]
 
 
-@pytest.mark.postgresql  # in one half of the suite: to start it takes ten seconds
 @pytest.mark.skipif(RabbitMqServer.find() is None, reason="RabbitMQ is not installed")
 def test_a_rabbitmq_has_all_its_ports_on_loopback_and_takes_its_port_mapper_along() -> None:
     """It answers, comes up again on its port after a crash, and nothing of it is left at its end."""

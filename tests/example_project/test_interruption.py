@@ -8,6 +8,8 @@ import signal
 import pytest
 from replay.interruption import interruptible
 
+pytestmark = pytest.mark.any_database
+
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_is_obeyed_where_the_run_looks_for_it_and_not_before(

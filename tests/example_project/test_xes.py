@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from replay.xes import NO_ACTIVITY, LogEvent, XesError, in_timestamp_order, read
 
+pytestmark = pytest.mark.any_database
+
 REAL_LOGS = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
 
 LOG = """<?xml version="1.0" encoding="UTF-8"?>

@@ -1,9 +1,8 @@
 """Every door of the admin that belongs to the package, found from the URLs and not from a list: so that a
 page, a filter or an action that is added later is tried as well.
 
-Breaks that turned these red: ``has_change_permission`` and ``has_delete_permission`` removed from
-``ReadOnlyAdmin``; an action without ``permissions``; ``get_search_results`` handing its term on unread; the
-page of a deeply nested payload indented without a bound.
+Breaks that turned these red: ``has_change_permission`` or ``has_delete_permission`` removed from
+``ReadOnlyAdmin``; an action without ``permissions``; U+0000 handed on by ``get_search_results`` (PostgreSQL).
 """
 
 from __future__ import annotations

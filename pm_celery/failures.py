@@ -15,7 +15,7 @@ from pm_celery.deciding import retry_of
 from pm_celery.definitions import ProcessDefinition
 from pm_celery.exceptions import WorkerLost
 from pm_celery.keys import partition_of
-from pm_celery.letters import announce_death, described, open_letter, reason_of
+from pm_celery.letters import announce_death, described, open_letter, reason_of, summary
 from pm_celery.messages import LONGEST_NAME
 from pm_celery.models import DeadLetter, InboxMessage, Instance
 from pm_celery.models.dead_letters import Place
@@ -328,4 +328,4 @@ def _note_on_letter(alias: str, row: InboxRow, error: Exception, state: str) -> 
     found = described(error, _hider(row, state))
     letter.failure_handler_error = found["traceback"] or f"{found['exception']}: {found['error']}"
     letter.save(using=alias, update_fields=["failure_handler_error"])
-    announce_death(alias, letter, error, f"{found['exception']}: {found['error'][:1000]}")
+    announce_death(alias, letter, error, summary(found["exception"], found["error"]))

@@ -10,7 +10,7 @@ from pm_celery.models.dead_letters import Place
 from pm_celery.rows import InboxRow, NewMessage
 from pm_celery.wording import Hide, name_of, nothing_hidden, text_of, trace_of
 
-__all__ = ["announce_death", "described", "open_letter", "reason_of"]
+__all__ = ["announce_death", "described", "open_letter", "reason_of", "summary"]
 
 
 def open_letter(
@@ -59,14 +59,19 @@ def described(error: BaseException, hide: Hide = nothing_hidden) -> dict[str, st
 
 def reason_of(error: BaseException, hide: Hide = nothing_hidden) -> str:
     """An exception as a row's reason, and as a log line, tells it."""
-    return f"{name_of(error)}: {text_of(error, hide)[:1000]}"
+    return summary(name_of(error), text_of(error, hide))
+
+
+def summary(exception: str, error: str) -> str:
+    """The same, of an exception that is described already."""
+    return f"{exception}: {error[:1000]}"
 
 
 def announce_death(
     alias: str, letter: DeadLetter, error: BaseException, error_text: str = ""
 ) -> None:
     """Tell the world about a dead letter once it is committed; its error's text is the letter's."""
-    text = error_text or f"{letter.exception}: {letter.error[:1000]}"
+    text = error_text or summary(letter.exception, letter.error)
 
     def announce() -> None:
         signals.died.send_robust(

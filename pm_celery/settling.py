@@ -11,7 +11,7 @@ from django.db.models import F
 from pm_celery import clock, inbox, redaction, registry
 from pm_celery.conf import get_settings
 from pm_celery.keys import partition_of
-from pm_celery.letters import announce_death, described
+from pm_celery.letters import announce_death, described, summary
 from pm_celery.models import DeadLetter, OutboxCommand, Transition
 from pm_celery.models.dead_letters import Place
 from pm_celery.rows import NewMessage
@@ -25,7 +25,7 @@ def die(command: OutboxCommand, error: BaseException) -> DeadLetter:
     found = described(error, redaction.hider(command.name, command.process, command.payload))
     now = clock.now()
     command.status = "dead"
-    command.reason = f"{found['exception']}: {found['error'][:1000]}"
+    command.reason = summary(found["exception"], found["error"])
     command.save(using=alias, update_fields=["status", "reason", "attempts"])
     handler = registry.command_handlers.get(command.name)
     letter = DeadLetter.objects.using(alias).create(

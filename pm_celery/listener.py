@@ -127,6 +127,7 @@ class ListenerStep(bootsteps.StartStopStep):
     def __init__(self, worker: Any, **options: Any) -> None:
         super().__init__(worker, **options)
         self._process: _Listening | None = None
+        self._is_closing = False
 
     def include_if(self, worker: Any) -> bool:
         """Whether there is to be one: by the setting, with a pool that has processes or threads."""
@@ -144,6 +145,8 @@ class ListenerStep(bootsteps.StartStopStep):
 
     def look_after(self, worker: Any) -> None:
         """Start another one where it has died."""
+        if self._is_closing:
+            return
         if self._process is not None and not self._process.is_alive():
             # Its last descriptors go with this.
             self._process.join(0)
@@ -152,6 +155,7 @@ class ListenerStep(bootsteps.StartStopStep):
 
     def close(self, worker: Any) -> None:
         """Ask it to end; meanwhile the pool does."""
+        self._is_closing = True
         if self._process is not None and self._process.is_alive() and self._process.pid:
             # Not terminate(): where REMAP_SIGTERM is set, that is another signal.
             os.kill(self._process.pid, signal.SIGTERM)

@@ -10,17 +10,20 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 from weakref import WeakKeyDictionary
 
 import pytest
+from billiard.context import Process
 from celery import current_app
 from django.conf import settings
 from django.db import connections
 
 import pm_celery.broker
 from pm_celery import publish, publish_many
+from pm_celery.listener import ListenerStep
 from pm_celery.models import (
     Batch,
     DeadLetter,
@@ -449,3 +452,17 @@ def test_where_nobody_listens_the_tick_wakes_a_worker(celery: Celery, settings: 
     errand = give("wait")
 
     until(lambda: handled(errand))
+
+
+def test_a_listener_that_was_asked_to_end_is_not_started_again() -> None:
+    """Between its end and the worker's, Celery's timer may look after it once more."""
+    step, worker = ListenerStep(SimpleNamespace()), SimpleNamespace()
+    ended = Process(target=int)
+    ended.start()
+    ended.join()
+    step._process = ended
+
+    step.close(worker)
+    step.look_after(worker)
+
+    assert step._process is ended

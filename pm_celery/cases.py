@@ -6,6 +6,7 @@ values; nothing is read from or written to a table.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -45,6 +46,8 @@ class Step:
     row: InboxRow
     decision: Decision
     number: int
+    #: What the handler took, reading and writing the state included, in seconds.
+    duration: float
 
 
 @dataclass(slots=True)
@@ -65,6 +68,8 @@ class Case:
     process: ProcessManager | None = None
     held_until: datetime | None = None
     releases_waiting: bool = False
+    #: Of the instance, before the first step; "" if it was not there yet.
+    status_before: str = ""
     ended_here: bool = False
 
     def hold(self, row: InboxRow, until: datetime, *, unknown: bool = False) -> None:
@@ -153,6 +158,7 @@ def _step(
     try:
         # Given away: what a handler has begun to change is not to be seen by the next one.
         process, case.process = case.process, None
+        began = time.perf_counter()
         decision = decide(definition, instance, row, handler, now, process)
     except UnknownMessage:
         raise
@@ -165,7 +171,8 @@ def _step(
     if decision.skipped is not None:
         case.mark(row, "skipped", now, decision.skipped)
         return False
-    _apply(case, definition, instance, row, decision, now)
+    duration = time.perf_counter() - began
+    _apply(case, definition, instance, Step(row, decision, instance.number + 1, duration), now)
     return isinstance(handler, EventHandler) and handler.start
 
 
@@ -206,17 +213,19 @@ def _apply(
     case: Case,
     definition: ProcessDefinition,
     instance: InstanceRow,
-    row: InboxRow,
-    decision: Decision,
+    step: Step,
     now: datetime,
 ) -> None:
-    """Carry the decision to the case, so that the next message of the batch finds it."""
+    """Carry a decision to the case, so that the next message of the batch finds it."""
+    row, decision = step.row, step.decision
+    if instance.number > 0 and not case.steps:
+        case.status_before = instance.status
     if instance.number == 0:
         instance.started_at = now
         instance.correlation_id = row.correlation_id
         if definition.timeout is not None:
             instance.timeout_at = now + definition.timeout
-    instance.number += 1
+    instance.number = step.number
     instance.state = decision.state
     case.process = decision.process
     instance.status = decision.status
@@ -228,7 +237,7 @@ def _apply(
         instance.timeout_at = None
         case.timers.clear()
         case.ended_here = True
-    case.steps.append(Step(row, decision, instance.number))
+    case.steps.append(step)
     case.mark(row, "handled", now)
 
 
@@ -236,6 +245,7 @@ def _react(case: Case, policy: PolicyDefinition, row: InboxRow, now: datetime) -
     if row.due_at > now:
         # Another worker ran it between our claim and our lock, and it failed: it waits for its retry.
         return
+    began = time.perf_counter()
     try:
         decision = react(policy, row, now)
     except UnknownMessage:
@@ -248,5 +258,5 @@ def _react(case: Case, policy: PolicyDefinition, row: InboxRow, now: datetime) -
     if decision.skipped is not None:
         case.mark(row, "skipped", now, decision.skipped)
         return
-    case.steps.append(Step(row, decision, 0))
+    case.steps.append(Step(row, decision, 0, time.perf_counter() - began))
     case.mark(row, "handled", now)

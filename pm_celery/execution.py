@@ -21,11 +21,12 @@ from pm_celery.exceptions import (
     RefusedMessage,
     WorkerLost,
 )
-from pm_celery.letters import reason_of
+from pm_celery.letters import note_failed_attempt, reason_of
 from pm_celery.models import OutboxCommand
 from pm_celery.retries import DEFAULT_RETRY, Retry
 from pm_celery.settling import die
 from pm_celery.statements import statements
+from pm_celery.tallies import COMMAND, Tallies
 from pm_celery.transience import is_transient, repeated
 
 __all__ = ["is_command_id", "run", "run_each"]
@@ -177,7 +178,11 @@ def _run_taken(alias: str, command: OutboxCommand, *, counted: bool) -> str:
 
 def _mark_done(alias: str, commands: Sequence[OutboxCommand], *, runs: int) -> None:
     ids = [command.pk for command in commands]
-    statements(alias).finish_commands(alias, ids, clock.now(), runs)
+    durations = [command.duration or 0.0 for command in commands]
+    tallies = Tallies()
+    for command, seconds in zip(commands, durations, strict=True):
+        tallies.add_run(command.process, COMMAND, command.name, seconds)
+    statements(alias).finish_commands(alias, ids, durations, clock.now(), runs, tallies.as_json())
     for command in commands:
         _announce_on_commit(alias, command)
 
@@ -235,7 +240,9 @@ def _handle(command: OutboxCommand, counted: bool) -> str:
             )
         with caused_by(message):
             arguments = (declared.decode(command.payload),)
+            began = time.perf_counter()
             handler.function(*arguments, *((message,) if handler.takes_message else ()))
+            command.duration = time.perf_counter() - began
     except Exception as error:
         raise _Failed(command, error) from error
     return "done"
@@ -252,12 +259,13 @@ def _note_failure(command: OutboxCommand, error: Exception, counted: bool) -> st
         if locked is None:
             return _NOT_OURS
         locked.attempts = attempts
+        hide = redaction.hider(locked.name, locked.process, locked.payload)
+        note_failed_attempt(alias, locked, error, attempts, command_pk=locked.pk, hide=hide)
         if retry.is_terminal(error) or attempts >= retry.max_runs:
             letter = die(locked, error)
         else:
             locked.status = "pending"
             locked.due_at = clock.now() + retry.wait(attempts)
-            hide = redaction.hider(locked.name, locked.process, locked.payload)
             locked.reason = reason_of(error, hide)
             locked.save(using=alias, update_fields=["attempts", "status", "due_at", "reason"])
     if letter is not None:

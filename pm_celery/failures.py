@@ -15,13 +15,21 @@ from pm_celery.deciding import retry_of
 from pm_celery.definitions import ProcessDefinition
 from pm_celery.exceptions import WorkerLost
 from pm_celery.keys import partition_of
-from pm_celery.letters import announce_death, described, open_letter, reason_of, summary
+from pm_celery.letters import (
+    announce_death,
+    described,
+    note_failed_attempt,
+    open_letter,
+    reason_of,
+    summary,
+)
 from pm_celery.messages import LONGEST_NAME
 from pm_celery.models import DeadLetter, InboxMessage, Instance
 from pm_celery.models.dead_letters import Place
 from pm_celery.policies import PolicyDefinition
 from pm_celery.rows import InboxRow, NewMessage, TransitionRow
 from pm_celery.statements import InstanceKey, statements
+from pm_celery.tallies import BEGAN, Tallies
 from pm_celery.wording import Hide
 
 __all__ = ["count_attempt", "note", "note_unrecordable", "refund"]
@@ -123,11 +131,18 @@ def note(row: InboxRow, handler: str, error: Exception, *, counted: bool) -> Non
     if retry.is_terminal(error) or attempts >= retry.max_runs:
         _die(row, handler, error, attempts)
         return
+    alias = settings.database
     due = clock.now() + retry.wait(attempts)
-    reason = reason_of(error, _hider(row, _state(settings.database, row)))
-    if _compare_and_set(
-        settings.database, row, attempts=attempts, due_at=due, status="pending", reason=reason
-    ):
+    hide = _hider(row, _state(alias, row))
+    reason = reason_of(error, hide)
+    values = {"attempts": attempts, "due_at": due, "status": "pending", "reason": reason}
+    with transaction.atomic(using=alias):
+        noted = _compare_and_set(alias, row, **values)
+        if noted:
+            note_failed_attempt(
+                alias, row, error, attempts, message_pk=row.id, handler=handler, hide=hide
+            )
+    if noted:
         signals.message_retried.send_robust(
             sender=InboxMessage,
             process=row.process,
@@ -176,7 +191,8 @@ def _die(row: InboxRow, handler: str, error: Exception, attempts: int) -> None:
             instance = _lock_instance(alias, row, listener)
         now = clock.now()
         state = instance.state if instance else ""
-        reason = reason_of(error, _hider(row, state))
+        hide = _hider(row, state)
+        reason = reason_of(error, hide)
         if instance is not None and instance.ended_at is not None:
             # An operator has cancelled it meanwhile.
             skipped = f"the instance is {instance.status}"
@@ -187,6 +203,9 @@ def _die(row: InboxRow, handler: str, error: Exception, attempts: int) -> None:
         ):
             transaction.set_rollback(True, using=alias)
             return
+        note_failed_attempt(
+            alias, row, error, attempts, message_pk=row.id, handler=handler, hide=hide
+        )
         if row.kind == "failure":
             _note_on_letter(alias, row, error, state)
             return
@@ -260,6 +279,10 @@ def record_status(
     ended: bool = False,
 ) -> None:
     """Change the status of a locked instance; every change of status is a transition of its own."""
+    tallies = Tallies()
+    if instance.number == 0:
+        tallies.add(instance.process, BEGAN)
+    tallies.move(instance.process, instance.status if instance.number else "", status)
     instance.number += 1
     instance.status = status
     instance.changed_at = now
@@ -287,8 +310,10 @@ def record_status(
                 correlation_id=instance.correlation_id,
                 causation_id=causation_id,
                 attempt=max(attempt, 1),
+                duration=None,
             )
         ],
+        counts=tallies.as_json(),
     )
 
 

@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import datetime
+
 from django.db import transaction
 
 from pm_celery import clock, redaction, signals
-from pm_celery.models import DeadLetter, InboxMessage
+from pm_celery.models import (
+    DeadLetter,
+    FailedAttempt,
+    InboxMessage,
+    Instance,
+    LetterGroup,
+    OutboxCommand,
+)
 from pm_celery.models.dead_letters import Place
 from pm_celery.rows import InboxRow, NewMessage
+from pm_celery.tallies import DIED, OPEN, RUN_FAILED, Tallies
+from pm_celery.tallies import write as write_tallies
 from pm_celery.wording import Hide, name_of, nothing_hidden, text_of, trace_of
 
-__all__ = ["announce_death", "described", "open_letter", "reason_of", "summary"]
+__all__ = [
+    "announce_death",
+    "described",
+    "note_failed_attempt",
+    "note_settled",
+    "open_letter",
+    "reason_of",
+    "settle_open",
+    "summary",
+    "write",
+]
 
 
 def open_letter(
@@ -30,7 +52,7 @@ def open_letter(
     state: that of its instance, which its error may quote.
     """
     hide = redaction.hider(row.name, row.process, row.payload, kind=row.kind, state=state)
-    letter = DeadLetter.objects.using(alias).create(
+    letter = DeadLetter(
         message_id=message_pk,
         instance_id=instance_id,
         place=place,
@@ -41,11 +63,73 @@ def open_letter(
         handler=handler,
         payload=redaction.payload_shown(row.name, row.process, row.payload, kind=row.kind),
         attempts=attempts,
-        died_at=clock.now(),
         **described(error, hide),
     )
+    return write(alias, letter, error)
+
+
+def write(alias: str, letter: DeadLetter, error: BaseException) -> DeadLetter:
+    """Write a letter that says all but when and of which group it is, in the caller's transaction."""
+    letter.died_at = clock.now()
+    group = LetterGroup.of(letter)
+    letter.group_id = group.pk
+    LetterGroup.objects.using(alias).bulk_create([group], ignore_conflicts=True)
+    letter.save(using=alias, force_insert=True)
+    tallies = Tallies()
+    tallies.add(letter.process, DIED, detail=group.pk)
+    tallies.add(letter.process, OPEN, detail=group.pk)
+    write_tallies(alias, tallies, letter.died_at)
     announce_death(alias, letter, error)
     return letter
+
+
+def note_settled(alias: str, letters: Sequence[DeadLetter], now: datetime) -> None:
+    """Take letters that are settled from the tally of open ones, in the caller's transaction."""
+    tallies = Tallies()
+    for letter in letters:
+        tallies.add(letter.process, OPEN, -1, detail=letter.group_id)
+    write_tallies(alias, tallies, now)
+
+
+def settle_open(alias: str, instance: Instance, by: str, now: datetime) -> None:
+    """Discard the open letters of a locked instance that an operator has ended, and their messages."""
+    letters = DeadLetter.objects.using(alias).open()
+    found = list(letters.filter(instance_id=instance.pk, message_id__isnull=False))
+    InboxMessage.objects.using(alias).filter(
+        pk__in=[letter.message_id for letter in found], status="dead"
+    ).update(status="discarded", handled_at=now)
+    DeadLetter.objects.using(alias).filter(pk__in=[letter.pk for letter in found]).update(
+        status="discarded", settled_at=now, settled_by=by[:255]
+    )
+    note_settled(alias, found, now)
+
+
+def note_failed_attempt(
+    alias: str,
+    row: InboxRow | OutboxCommand,
+    error: BaseException,
+    number: int,
+    *,
+    message_pk: int | None = None,
+    command_pk: int | None = None,
+    handler: str = "",
+    hide: Hide = nothing_hidden,
+) -> None:
+    """Write down that a run failed, for whoever asks later what was tried and when; in the caller's
+    transaction."""
+    now = clock.now()
+    FailedAttempt.objects.using(alias).create(
+        message_id=message_pk,
+        command_id=command_pk,
+        number=number,
+        failed_at=now,
+        handler=handler,
+        exception=name_of(error),
+        error=text_of(error, hide)[:1000],
+    )
+    tallies = Tallies()
+    tallies.add(row.process, RUN_FAILED)
+    write_tallies(alias, tallies, now)
 
 
 def described(error: BaseException, hide: Hide = nothing_hidden) -> dict[str, str]:

@@ -22,10 +22,12 @@ from pm_celery.models.dead_letters import Place
 from pm_celery.models.inbox import InboxMessage
 from pm_celery.rows import CommandRow, InboxMark, InstanceRow, TransitionRow
 from pm_celery.statements import statements
+from pm_celery.tallies import BEGAN, HANDLED, HANDLER, UNKNOWN, Tallies
 
 __all__ = ["Recorded", "record", "skip_parked"]
 
 _CANCELLED = "cancelled by the process"
+_COUNTED = frozenset({HANDLED, "skipped", "unmatched"})
 
 
 @dataclass(slots=True)
@@ -64,6 +66,7 @@ def record(alias: str, cases: Sequence[Case], now: datetime) -> Recorded:
         transitions=recorded.transitions,
         commands=recorded.commands,
         marks=recorded.marks,
+        counts=_tallies(cases).as_json(),
     )
     _write_timers(alias, cases)
     for case in cases:
@@ -76,6 +79,27 @@ def record(alias: str, cases: Sequence[Case], now: datetime) -> Recorded:
             instance = case.instance
             skip_parked(alias, instance.process, instance.key, instance.status, now)
     return recorded
+
+
+def _tallies(cases: Sequence[Case]) -> Tallies:
+    tallies = Tallies()
+    for case in cases:
+        if not case.rows:
+            continue
+        process = case.rows[0].process
+        for mark in case.marks.values():
+            if mark.status in _COUNTED:
+                tallies.add(process, mark.status)
+        for row in case.unknown:
+            tallies.add(process, UNKNOWN, detail=row.name)
+        for step in case.steps:
+            if step.decision.handler:
+                tallies.add_run(process, HANDLER, step.decision.handler, step.duration)
+        if case.instance is not None and case.steps:
+            if not case.status_before:
+                tallies.add(process, BEGAN)
+            tallies.move(process, case.status_before, case.instance.status)
+    return tallies
 
 
 def _write_waits(alias: str, case: Case, now: datetime) -> None:
@@ -110,6 +134,7 @@ def _transition_row(instance: InstanceRow, step: Step) -> TransitionRow:
         correlation_id=row.correlation_id,
         causation_id=row.causation_id,
         attempt=max(row.attempts, 1),
+        duration=step.duration if decision.handler else None,
     )
 
 

@@ -10,8 +10,18 @@ from django.db.models import Exists, OuterRef
 from pm_celery import clock
 from pm_celery.conf import get_settings
 from pm_celery.durations import Duration, parse_duration
-from pm_celery.models import DeadLetter, InboxMessage, Instance, OutboxCommand, Timer, Transition
+from pm_celery.models import (
+    DeadLetter,
+    FailedAttempt,
+    InboxMessage,
+    Instance,
+    Intervention,
+    OutboxCommand,
+    Timer,
+    Transition,
+)
 from pm_celery.models.outbox import UNSETTLED
+from pm_celery.tallies import Tallies, write
 from pm_celery.wakeups import wake_on_commit
 
 __all__ = ["prune"]
@@ -66,12 +76,24 @@ def _prune_instances(alias: str, before: datetime, batch: int) -> int:
         handled = list(steps.values_list("inbox_id", flat=True))
         letters = DeadLetter.objects.using(alias).filter(instance_id__in=ids)
         notices = [f"failure:{pk}" for pk in letters.values_list("pk", flat=True)]
-        InboxMessage.objects.using(alias).filter(message_id__in=notices).delete()
-        for model in (DeadLetter, Transition, Timer, OutboxCommand):
-            model._default_manager.using(alias).filter(instance_id__in=ids).delete()
+        messages = InboxMessage.objects.using(alias)
+        commands = OutboxCommand.objects.using(alias).filter(instance_id__in=ids)
         # Those that made no transition are loose rows once their instance is gone.
-        InboxMessage.objects.using(alias).filter(pk__in=[pk for pk in handled if pk]).delete()
+        gone = [
+            *messages.filter(message_id__in=notices).values_list("pk", flat=True),
+            *(pk for pk in handled if pk),
+        ]
+        attempts = FailedAttempt.objects.using(alias)
+        attempts.filter(message_id__in=gone).delete()
+        attempts.filter(command_id__in=list(commands.values_list("pk", flat=True))).delete()
+        messages.filter(pk__in=gone).delete()
+        for model in (DeadLetter, Intervention, Transition, Timer, OutboxCommand):
+            model._default_manager.using(alias).filter(instance_id__in=ids).delete()
         Instance.objects.using(alias).filter(pk__in=ids).delete()
+        tallies = Tallies()
+        for instance in ended:
+            tallies.move(instance.process, instance.status, "")
+        write(alias, tallies, clock.now())
     return len(ids)
 
 
@@ -98,9 +120,13 @@ def _prune_loose_rows(alias: str, before: datetime, batch: int) -> int:
         .values_list("pk", flat=True)[:batch]
     )
     removed = 0
+    old_messages, old_commands = list(messages), list(commands)
+    attempts = FailedAttempt.objects.using(alias)
+    attempts.filter(message_id__in=old_messages).delete()
+    attempts.filter(command_id__in=old_commands).delete()
     for model, found in (
-        (InboxMessage, list(messages)),
-        (OutboxCommand, list(commands)),
+        (InboxMessage, old_messages),
+        (OutboxCommand, old_commands),
         (DeadLetter, list(letters)),
     ):
         removed += model._default_manager.using(alias).filter(pk__in=found).delete()[0]

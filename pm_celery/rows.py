@@ -140,6 +140,7 @@ class TransitionRow:
     correlation_id: str
     causation_id: str
     attempt: int
+    duration: float | None
 
 
 @dataclass(slots=True)

@@ -8,10 +8,10 @@ from datetime import datetime, timedelta
 from django.db import transaction
 from django.db.models import F
 
-from pm_celery import clock, inbox, redaction, registry
+from pm_celery import clock, inbox, letters, redaction, registry
 from pm_celery.conf import get_settings
 from pm_celery.keys import partition_of
-from pm_celery.letters import announce_death, described, summary
+from pm_celery.letters import described, summary
 from pm_celery.models import DeadLetter, OutboxCommand, Transition
 from pm_celery.models.dead_letters import Place
 from pm_celery.rows import NewMessage
@@ -28,7 +28,7 @@ def die(command: OutboxCommand, error: BaseException) -> DeadLetter:
     command.reason = summary(found["exception"], found["error"])
     command.save(using=alias, update_fields=["status", "reason", "attempts"])
     handler = registry.command_handlers.get(command.name)
-    letter = DeadLetter.objects.using(alias).create(
+    letter = DeadLetter(
         command=command,
         instance_id=command.instance_id,
         place=Place.SIGNATURE if command.kind == "signature" else Place.COMMAND,
@@ -39,10 +39,9 @@ def die(command: OutboxCommand, error: BaseException) -> DeadLetter:
         handler=handler.function.__name__ if handler and command.kind == "command" else "",
         payload=redaction.payload_shown(command.name, command.process, command.payload),
         attempts=command.attempts,
-        died_at=now,
         **found,
     )
-    announce_death(alias, letter, error)
+    letters.write(alias, letter, error)
     if command.instance_id is not None:
         inbox.put([_notice(command, letter, now)])
     return letter

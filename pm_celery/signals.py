@@ -38,5 +38,5 @@ worker_lost = Signal()
 message_refused = Signal()
 # Celery could not take a message: error, what. The tick will find the row.
 broker_unreachable = Signal()
-# An operator's verb did something: verb, by, subject.
+# An operator's verb did something: verb, by, subject, reason.
 operated = Signal()

@@ -1,4 +1,4 @@
-"""Timers and timeouts whose moment has come enter the inbox; the operator's verb cancels one."""
+"""Timers and timeouts whose moment has come enter the inbox."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from django.db import connections, transaction
 
 from pm_celery import clock, inbox
 from pm_celery.conf import get_settings
-from pm_celery.exceptions import Refused
-from pm_celery.instances import announce, locked, timeout_message
 from pm_celery.models import Instance, Timer
 from pm_celery.rows import NewMessage
 
-__all__ = ["cancel", "fire_due"]
+__all__ = ["fire_due", "timeout_message", "timer_message"]
 
 
 def fire_due(limit: int = 1000) -> int:
@@ -40,7 +38,7 @@ def _fire_timers(limit: int) -> int:
             .in_bulk({timer.instance_id for timer in due})
         )
         rows = [
-            _message(timer, owners[timer.instance_id], now)
+            timer_message(timer, owners[timer.instance_id], now)
             for timer in due
             if timer.instance_id in owners
         ]
@@ -49,7 +47,8 @@ def _fire_timers(limit: int) -> int:
     return len(due)
 
 
-def _message(timer: Timer, instance: Instance, now: datetime) -> NewMessage:
+def timer_message(timer: Timer, instance: Instance, now: datetime) -> NewMessage:
+    """The inbox row of a timer that fires: each setting of it has one id, so it is put in once."""
     return NewMessage(
         message_id=timer.message_id,
         kind="timer",
@@ -87,16 +86,21 @@ def _fire_timeouts(limit: int) -> int:
     return len(due)
 
 
-def cancel(timer_id: int, *, by: str = "") -> None:
-    """Let a timer not fire. Raises ``Refused`` if it is gone or its handler runs already."""
-    alias = get_settings().database
-    with transaction.atomic(using=alias):
-        seen = Timer.objects.using(alias).filter(pk=timer_id).first()
-        if seen is not None:
-            # The engine reads timers under their instance's lock: who holds it may be firing this one.
-            locked(seen.instance_id)
-        timer = Timer.objects.using(alias).select_for_update().filter(pk=timer_id).first()
-        if timer is None:
-            raise Refused("it was handled or cancelled already")
-        timer.delete(using=alias)
-        announce(alias, "cancel timer", by, timer)
+def timeout_message(instance: Instance, due_at: datetime, now: datetime) -> NewMessage:
+    """The inbox row of an instance's timeout: its id lets it be put in once, whoever tries."""
+    return NewMessage(
+        message_id=f"timeout:{instance.pk}",
+        kind="timeout",
+        name="timeout",
+        version=1,
+        payload="null",
+        process=instance.process,
+        key=instance.key,
+        partition=instance.partition,
+        due_at=min(due_at, clock.at_once()),
+        correlation_id=instance.correlation_id,
+        causation_id="",
+        depth=0,
+        occurred_at=due_at,
+        published_at=now,
+    )

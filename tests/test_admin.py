@@ -25,7 +25,7 @@ from django.urls import path, reverse
 from django.utils.html import escape
 from django.utils.timezone import now
 
-from pm_celery import ProcessManager, dead_letters, registry
+from pm_celery import ProcessManager, registry
 from pm_celery.admin import DeadLetterAdmin, InstanceAdmin, actions, instances, read_only
 from pm_celery.keys import partition_of
 from pm_celery.models import (
@@ -39,6 +39,7 @@ from pm_celery.models import (
     Transition,
     Wakeup,
 )
+from pm_celery.operations import dead_letters
 
 pytestmark = pytest.mark.django_db
 
@@ -197,6 +198,7 @@ def make_letter(key: str = "order-1", **values: Any) -> DeadLetter:
             "key": instance.key,
             "name": message.name,
             "message_ref": message.message_id,
+            "group_id": "0" * 32,
             "handler": "placed",
             "payload": message.payload,
             "exception": "ValueError",
@@ -970,7 +972,12 @@ def test_the_admin_looks_and_acts_in_the_packages_database(
     settings.PM_CELERY = {"DATABASE": "other"}
     values = {"name": "shop.OrderPlaced", "message_ref": "event-1", "payload": "{}", "attempts": 1}
     letter = DeadLetter.objects.using("other").create(
-        **values, place="publish", exception="ValueError", error="", died_at=now()
+        **values,
+        group_id="0" * 32,
+        place="publish",
+        exception="ValueError",
+        error="",
+        died_at=now(),
     )
 
     listed = superuser.get(list_url(DeadLetter))

@@ -25,7 +25,6 @@ from pm_celery import (
     clock,
     command,
     command_handler,
-    dead_letters,
     engine,
     event,
     execution,
@@ -50,6 +49,7 @@ from pm_celery.models import (
     Timer,
     Transition,
 )
+from pm_celery.operations import dead_letters
 from pm_celery.publishing import publish_named
 from pm_celery.registry import isolated_registries
 from tests.driving import Time, advance_all, drain

@@ -20,7 +20,6 @@ from pm_celery import (
     clock,
     command,
     command_handler,
-    dead_letters,
     event,
     execution,
     handle,
@@ -29,6 +28,7 @@ from pm_celery import (
     ticks,
 )
 from pm_celery.models import DeadLetter, InboxMessage, Instance, OutboxCommand, Transition
+from pm_celery.operations import dead_letters
 from tests.driving import Time, advance_all, drain, run_commands
 from tests.orders import Broken, Paid, Placed, Plan
 from tests.testapp.models import Effect

@@ -19,7 +19,6 @@ from pm_celery import (
     clock,
     command,
     command_handler,
-    dead_letters,
     engine,
     event,
     execution,
@@ -33,11 +32,12 @@ from pm_celery import (
     ticks,
     transience,
 )
-from pm_celery import instances as verbs
 from pm_celery.claiming import Passed, Selection, claim
 from pm_celery.engine import advance
 from pm_celery.keys import partition_of
 from pm_celery.models import Batch, DeadLetter, InboxMessage, Instance, OutboxCommand, Timer
+from pm_celery.operations import dead_letters
+from pm_celery.operations import instances as verbs
 from tests.driving import Time, advance_all, drain
 
 pytestmark = pytest.mark.django_db(transaction=True)

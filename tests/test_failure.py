@@ -19,7 +19,6 @@ from pm_celery import (
     clock,
     command,
     command_handler,
-    dead_letters,
     event,
     handle,
     on_failure,
@@ -27,11 +26,12 @@ from pm_celery import (
     publish,
     publish_many,
 )
-from pm_celery import instances as verbs
 from pm_celery.engine import advance
 from pm_celery.exceptions import Refused
 from pm_celery.keys import partition_of
 from pm_celery.models import Batch, DeadLetter, InboxMessage, Instance, OutboxCommand, Transition
+from pm_celery.operations import dead_letters
+from pm_celery.operations import instances as verbs
 from pm_celery.retention import prune
 from tests.driving import Time, drain
 from tests.orders import Broken, Paid, Placed, Plan, Shipped

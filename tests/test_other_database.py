@@ -9,9 +9,10 @@ import pytest
 from django.db import connections, transaction
 from django.test.utils import CaptureQueriesContext
 
-from pm_celery import clock, dead_letters, publish, publish_many
-from pm_celery import instances as verbs
+from pm_celery import clock, publish, publish_many
 from pm_celery.models import DeadLetter, InboxMessage, Instance
+from pm_celery.operations import dead_letters
+from pm_celery.operations import instances as verbs
 from pm_celery.retention import prune
 from tests.driving import Time, drain
 from tests.orders import Broken, Paid, Placed, Plan, Shipped

@@ -21,10 +21,8 @@ from pm_celery import (
     engine,
     event,
     handle,
-    instances,
     publish,
     publish_many,
-    timers,
     wakeups,
 )
 from pm_celery.broker import Post
@@ -32,6 +30,7 @@ from pm_celery.claiming import claim, lock
 from pm_celery.engine import advance
 from pm_celery.keys import PARTITIONS, partition_of
 from pm_celery.models import Batch, InboxMessage, Instance, Timer, Wakeup
+from pm_celery.operations import instances, timers
 from pm_celery.rows import SUSPECT
 from tests.driving import Worker, advance_all, count_on_workers
 from tests.orders import Paid, Placed, Reserved

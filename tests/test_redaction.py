@@ -27,7 +27,6 @@ from pm_celery import (
     Sensitive,
     command,
     command_handler,
-    dead_letters,
     event,
     execution,
     handle,
@@ -46,6 +45,7 @@ from pm_celery.models import (
     Timer,
     Transition,
 )
+from pm_celery.operations import dead_letters
 from pm_celery.publishing import publish_named
 from pm_celery.redaction import HIDDEN, hider, payload_shown
 from tests.driving import Time, advance_all, drain

@@ -21,7 +21,6 @@ from pm_celery import (
     ProcessManager,
     Retry,
     Wait,
-    dead_letters,
     engine,
     event,
     handle,
@@ -31,6 +30,7 @@ from pm_celery import (
 from pm_celery.exceptions import Refused, UnusableKey
 from pm_celery.keys import PARTITIONS, correlation_key, partition_of
 from pm_celery.models import DeadLetter, InboxMessage, Instance, OutboxCommand, Transition
+from pm_celery.operations import dead_letters
 from pm_celery.registry import isolated_registries
 from tests.driving import Time, Worker, advance_all, drain
 from tests.testapp.models import Effect

@@ -23,10 +23,10 @@ from pm_celery import (
     publish_many,
     ticks,
 )
-from pm_celery import instances as verbs
-from pm_celery import timers as timer_verbs
 from pm_celery.exceptions import Refused
 from pm_celery.models import DeadLetter, InboxMessage, Instance, OutboxCommand, Timer, Transition
+from pm_celery.operations import instances as verbs
+from pm_celery.operations import timers as timer_verbs
 from tests.driving import Time, advance_all, drain
 from tests.orders import Broken, Paid, Placed, Plan, Shipped
 from tests.testapp.models import Effect

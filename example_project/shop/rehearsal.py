@@ -13,8 +13,8 @@ from uuid import UUID
 
 from django.db.models import Count, F, Max, Sum
 
-from pm_celery import dead_letters
 from pm_celery.models import DeadLetter, InboxMessage, Instance, OutboxCommand
+from pm_celery.operations import dead_letters
 from shop import customers
 from shop.models import Carrier, Customer, Discrepancy, Mail, Order, Payment, Product, Reservation
 from shop.payments import SettlementLine, import_settlement

@@ -13,9 +13,10 @@ from django.contrib.auth import get_user_model
 from django.test import TestCase
 from django.urls import reverse
 
-from pm_celery import clock, dead_letters, engine, execution, ticks
+from pm_celery import clock, engine, execution, ticks
 from pm_celery.durations import parse_duration
 from pm_celery.models import DeadLetter, InboxMessage, Instance, OutboxCommand
+from pm_celery.operations import dead_letters
 from shop import customers, providers, rehearsal
 from shop.command_handlers import release_stock, reserve_stock
 from shop.commands import ReleaseStock, ReserveStock

@@ -11,10 +11,10 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.text import Truncator
 from django.utils.translation import gettext_lazy as _
 
-from pm_celery import dead_letters
 from pm_celery.admin.actions import Verb, carry_out
 from pm_celery.admin.read_only import ListenerFilter, ReadOnlyAdmin
 from pm_celery.models import DeadLetter
+from pm_celery.operations import dead_letters
 
 __all__ = ["DeadLetterAdmin"]
 

@@ -12,7 +12,6 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext_lazy as _
 
-from pm_celery import instances
 from pm_celery.admin.actions import Verb, carry_out
 from pm_celery.admin.read_only import (
     InstanceProcessFilter,
@@ -22,6 +21,7 @@ from pm_celery.admin.read_only import (
 )
 from pm_celery.conf import get_settings
 from pm_celery.models import DeadLetter, InboxMessage, Instance, OutboxCommand, Timer, Transition
+from pm_celery.operations import instances
 from pm_celery.redaction import state_shown
 
 __all__ = ["InstanceAdmin", "TransitionAdmin"]

@@ -9,10 +9,10 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext_lazy as _
 
-from pm_celery import timers
 from pm_celery.admin.actions import Verb, carry_out
 from pm_celery.admin.read_only import InstanceProcessFilter, ReadOnlyAdmin, process_of
 from pm_celery.models import Timer
+from pm_celery.operations import timers
 from pm_celery.redaction import payload_shown
 
 __all__ = ["TimerAdmin"]

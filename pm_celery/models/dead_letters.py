@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import md5
 from typing import Self
 
 from django.db import models
@@ -13,7 +14,7 @@ from pm_celery.models.inbox import InboxMessage
 from pm_celery.models.instances import Instance
 from pm_celery.models.outbox import OutboxCommand
 
-__all__ = ["DeadLetter", "LetterStatus", "Place"]
+__all__ = ["DeadLetter", "FailedAttempt", "LetterGroup", "LetterStatus", "Place"]
 
 
 class Place(models.TextChoices):
@@ -32,6 +33,44 @@ class LetterStatus(models.TextChoices):
     OPEN = "open", _("open")
     RETRIED = "retried", _("retried")
     DISCARDED = "discarded", _("discarded")
+
+
+class LetterGroup(models.Model):
+    """What letters have in common that died of the same: process, place, message and exception.
+
+    A row is inserted with the first letter and never changed: letters that die at the same time do not
+    wait for each other. How many there are is in the tallies.
+    """
+
+    id = models.CharField(primary_key=True, max_length=32)
+    process = name_field(_("process"), blank=True)
+    place = models.CharField(_("place"), max_length=9, choices=Place)
+    name = name_field(_("message"))
+    exception = models.CharField(_("exception"), max_length=255)
+    first_at = models.DateTimeField(_("first seen"))
+
+    class Meta:
+        verbose_name = _("group of dead letters")
+        verbose_name_plural = _("groups of dead letters")
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.exception}"
+
+    @classmethod
+    def of(cls, letter: DeadLetter) -> LetterGroup:
+        """The group of a letter, not saved."""
+        # MD5 for its length: whoever can make two groups look like one has written both letters.
+        named = "\0".join((letter.process, letter.place, letter.name, letter.exception))
+        id_ = md5(named.encode(), usedforsecurity=False).hexdigest()
+        return cls(
+            id=id_,
+            process=letter.process,
+            place=letter.place,
+            name=letter.name,
+            exception=letter.exception,
+            first_at=letter.died_at,
+        )
 
 
 class DeadLetterQuerySet(models.QuerySet["DeadLetter"]):
@@ -69,6 +108,14 @@ class DeadLetter(models.Model):
         related_name="dead_letters",
         verbose_name=_("process instance"),
     )
+    group = models.ForeignKey(
+        LetterGroup,
+        on_delete=models.DO_NOTHING,
+        db_constraint=False,
+        db_index=False,
+        related_name="letters",
+        verbose_name=_("group"),
+    )
     place = models.CharField(_("place"), max_length=9, choices=Place)
     process = name_field(_("process"), blank=True)
     key = IdentifierField(_("key"), blank=True)
@@ -89,6 +136,19 @@ class DeadLetter(models.Model):
     died_at = models.DateTimeField(_("died at"))
     settled_at = models.DateTimeField(_("settled at"), null=True, blank=True)
     settled_by = models.CharField(_("settled by"), max_length=255, blank=True)
+    original_payload = models.TextField(
+        _("original payload"), blank=True, help_text=_("where an operator has changed it")
+    )
+    note = models.TextField(_("note"), blank=True)
+    bulk = models.ForeignKey(
+        "pm_celery.BulkAction",
+        on_delete=models.DO_NOTHING,
+        db_constraint=False,
+        null=True,
+        blank=True,
+        related_name="letters",
+        verbose_name=_("bulk action"),
+    )
 
     objects = DeadLetterQuerySet.as_manager()
 
@@ -99,6 +159,8 @@ class DeadLetter(models.Model):
         permissions = (
             ("retry_deadletter", _("Can retry a dead letter")),
             ("discard_deadletter", _("Can discard a dead letter")),
+            ("edit_deadletter", _("Can change the payload of a dead letter")),
+            ("annotate_deadletter", _("Can write a note on a dead letter")),
         )
         constraints = (
             models.CheckConstraint(
@@ -112,7 +174,42 @@ class DeadLetter(models.Model):
         )
         indexes = (
             OpenIndex(fields=["-died_at"], name="pm_letter_open", condition=Q(status="open")),
+            models.Index(fields=["group", "status", "-id"], name="pm_letter_group"),
         )
 
     def __str__(self) -> str:
         return f"{self.name}: {self.exception}"
+
+
+class FailedAttempt(models.Model):
+    """A run of a message or command that failed: what was tried, and when."""
+
+    message = models.ForeignKey(
+        InboxMessage,
+        on_delete=models.DO_NOTHING,
+        db_constraint=False,
+        null=True,
+        related_name="failed_attempts",
+        verbose_name=_("inbox message"),
+    )
+    command = models.ForeignKey(
+        OutboxCommand,
+        on_delete=models.DO_NOTHING,
+        db_constraint=False,
+        null=True,
+        related_name="failed_attempts",
+        verbose_name=_("command"),
+    )
+    number = models.PositiveIntegerField(_("attempt"))
+    failed_at = models.DateTimeField(_("failed at"))
+    handler = name_field(_("handler"), blank=True)
+    exception = models.CharField(_("exception"), max_length=255)
+    error = models.TextField(_("error"))
+
+    class Meta:
+        verbose_name = _("failed attempt")
+        verbose_name_plural = _("failed attempts")
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"{self.number} {self.exception}"

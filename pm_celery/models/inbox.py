@@ -93,6 +93,10 @@ class InboxMessage(models.Model):
         verbose_name = _("inbox message")
         verbose_name_plural = _("inbox messages")
         default_permissions = ("view",)
+        permissions = (
+            ("publish_inboxmessage", _("Can publish an event by hand")),
+            ("wake_inboxmessage", _("Can wake an inbox message")),
+        )
         constraints = (
             # The referee between two copies of one event. The process comes second so that what
             # became of an event is found by its id alone.

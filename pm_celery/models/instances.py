@@ -65,7 +65,9 @@ class Instance(models.Model):
         default_permissions = ("view",)
         permissions = (
             ("cancel_instance", _("Can cancel a process instance")),
+            ("complete_instance", _("Can complete a process instance")),
             ("fire_timeout_instance", _("Can let a process instance time out now")),
+            ("view_health", _("Can ask for the health")),
         )
         constraints = (
             # The referee between two first events of one key.
@@ -91,6 +93,7 @@ class Instance(models.Model):
                 name="pm_instance_ended_before",
                 condition=Q(ended_at__isnull=False),
             ),
+            models.Index(fields=["correlation_id"], name="pm_instance_correlation"),
         )
 
     def __str__(self) -> str:
@@ -107,6 +110,7 @@ class TransitionKind(models.TextChoices):
     RESUMED = "resumed", _("resumed")
     GIVEN_UP = "given_up", _("given up")
     CANCELLED = "cancelled", _("cancelled")
+    COMPLETED = "completed", _("completed")
 
 
 class Transition(models.Model):
@@ -142,6 +146,9 @@ class Transition(models.Model):
     correlation_id = IdentifierField(_("correlation id"))
     causation_id = IdentifierField(_("causation id"), blank=True)
     attempt = models.PositiveIntegerField(_("attempt"))
+    duration = models.FloatField(
+        _("duration"), null=True, blank=True, help_text=_("seconds that the handler took")
+    )
     recorded_at = models.DateTimeField(_("recorded at"))
 
     class Meta:

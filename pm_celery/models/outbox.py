@@ -82,6 +82,9 @@ class OutboxCommand(models.Model):
     correlation_id = IdentifierField(_("correlation id"))
     causation_id = IdentifierField(_("causation id"), blank=True)
     depth = models.PositiveIntegerField(_("chain depth"), default=0)
+    duration = models.FloatField(
+        _("duration"), null=True, blank=True, help_text=_("seconds that the handler took")
+    )
     issued_at = models.DateTimeField(_("issued at"))
     settled_at = models.DateTimeField(_("settled at"), null=True, blank=True)
 
@@ -91,6 +94,10 @@ class OutboxCommand(models.Model):
         verbose_name = _("command")
         verbose_name_plural = _("commands")
         default_permissions = ("view",)
+        permissions = (
+            ("dispatch_outboxcommand", _("Can dispatch a command now")),
+            ("cancel_outboxcommand", _("Can cancel a command")),
+        )
         constraints = (
             models.CheckConstraint(
                 condition=Q(status__in=CommandStatus.values), name="pm_outbox_status_known"

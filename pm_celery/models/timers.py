@@ -51,7 +51,11 @@ class Timer(models.Model):
         verbose_name = _("timer")
         verbose_name_plural = _("timers")
         default_permissions = ("view",)
-        permissions = (("cancel_timer", _("Can cancel a timer")),)
+        permissions = (
+            ("cancel_timer", _("Can cancel a timer")),
+            ("fire_timer", _("Can let a timer fire now")),
+            ("move_timer", _("Can move a timer")),
+        )
         constraints = (
             models.UniqueConstraint(fields=["instance", "name"], name="pm_timer_name_once"),
         )

@@ -89,9 +89,11 @@ class Statements(Protocol):
         transitions: Sequence[TransitionRow] = (),
         commands: Sequence[CommandRow] = (),
         marks: Sequence[InboxMark] = (),
+        counts: str = "",
     ) -> None:
-        """Write instances back, append transitions, put commands into the outbox, and note what became
-        of messages: what was decided in one transaction at one moment."""
+        """Write instances back, append transitions, put commands into the outbox, note what became of
+        messages, and what all that adds to the tallies: what was decided in one transaction at one
+        moment."""
 
     def begin_batch(self, alias: str, message_ids: str, now: datetime) -> int:
         """Commit the mark that a batch begins; its id."""
@@ -99,8 +101,17 @@ class Statements(Protocol):
     def take_commands(self, alias: str, command_ids: Sequence[UUID]) -> list[OutboxCommand]:
         """Lock dispatched commands, skipping those that somebody holds; in the order of issue."""
 
-    def finish_commands(self, alias: str, ids: Sequence[int], now: datetime, runs: int) -> None:
-        """Mark commands as done, after so many runs that were not counted before."""
+    def finish_commands(
+        self,
+        alias: str,
+        ids: Sequence[int],
+        durations: Sequence[float],
+        now: datetime,
+        runs: int,
+        counts: str,
+    ) -> None:
+        """Mark commands as done, after runs that took so many seconds and so many of which were not counted
+        before; and what that adds to the tallies."""
 
     def wake(self, alias: str, lanes: Sequence[int], now: datetime, until: datetime) -> list[int]:
         """Note wake-ups as outstanding until then; those lanes that had none."""

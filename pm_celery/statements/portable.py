@@ -12,13 +12,14 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from django.db import connections, transaction
-from django.db.models import F, Q, QuerySet
+from django.db.models import Case, F, Q, QuerySet, When
 
 from pm_celery.models import (
     Batch,
     InboxMessage,
     Instance,
     OutboxCommand,
+    TallyEntry,
     Transition,
     Wakeup,
 )
@@ -254,6 +255,7 @@ def record(
     transitions: Sequence[TransitionRow] = (),
     commands: Sequence[CommandRow] = (),
     marks: Sequence[InboxMark] = (),
+    counts: str = "",
 ) -> None:
     if instances:
         _update_instances(alias, instances, now)
@@ -266,6 +268,8 @@ def record(
             [OutboxCommand(**asdict(row)) for row in issued]
         )
     _mark_messages(alias, marks)
+    if counts:
+        TallyEntry.objects.using(alias).create(at=now, counts=counts)
 
 
 def _update_instances(alias: str, rows: Sequence[InstanceRow], now: datetime) -> None:
@@ -317,10 +321,19 @@ def take_commands(alias: str, command_ids: Sequence[UUID]) -> list[OutboxCommand
     return list(rows.filter(command_id__in=command_ids, status="dispatched"))
 
 
-def finish_commands(alias: str, ids: Sequence[int], now: datetime, runs: int) -> None:
+def finish_commands(
+    alias: str,
+    ids: Sequence[int],
+    durations: Sequence[float],
+    now: datetime,
+    runs: int,
+    counts: str,
+) -> None:
+    took = Case(*(When(pk=pk, then=seconds) for pk, seconds in zip(ids, durations, strict=True)))
     OutboxCommand.objects.using(alias).filter(pk__in=ids).update(
-        status="done", attempts=F("attempts") + runs, settled_at=now, reason=""
+        status="done", attempts=F("attempts") + runs, settled_at=now, reason="", duration=took
     )
+    TallyEntry.objects.using(alias).create(at=now, counts=counts)
 
 
 def wake(alias: str, lanes: Sequence[int], now: datetime, until: datetime) -> list[int]:

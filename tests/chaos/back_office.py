@@ -5,9 +5,9 @@ from __future__ import annotations
 from contextlib import suppress
 from uuid import UUID
 
-from pm_celery import dead_letters
 from pm_celery.exceptions import Refused
 from pm_celery.models import DeadLetter, InboxMessage
+from pm_celery.operations import dead_letters
 from tests.chaos.shop.models import Repair
 
 __all__ = ["settle_letters"]

@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any
 
+from pm_celery import tallies
 from pm_celery.models import (
     DeadLetter,
     InboxMessage,
@@ -18,6 +19,7 @@ from pm_celery.models import (
     Timer,
     Transition,
 )
+from pm_celery.models.instances import InstanceStatus
 from tests.interleavings.subject import MOST_RUNS, POLICY, PROCESS, plan
 from tests.interleavings.world import World
 from tests.testapp.models import Effect
@@ -60,6 +62,7 @@ def broken(world: World, *, after_timeouts: bool) -> list[str]:
             each_failure_has_one_letter,
             each_command_took_effect_once,
             timers_fire_as_they_stand,
+            tallies_are_exact,
             no_constraint_had_to_be_the_referee,
         )
         for problem in check(rows)
@@ -299,6 +302,19 @@ def timers_fire_as_they_stand(rows: Rows) -> Iterator[str]:
         left = [timer.name for timer in rows.timers if timer.instance_id == instance.pk]
         if left and instance.ended_at is not None:
             yield f"{instance.key} has ended, and there are timers {left}"
+
+
+def tallies_are_exact(rows: Rows) -> Iterator[str]:
+    """What was counted where it happened is what there is to count."""
+    counted = Counter[tuple[str, str]]()
+    for sum_ in tallies.ever({*InstanceStatus.values, tallies.HANDLED, tallies.OPEN}):
+        counted[sum_.process, sum_.what] += sum_.count
+    there = Counter((row.process, row.status) for row in rows.instances)
+    there += Counter((row.process, "handled") for row in rows.messages if row.status == "handled")
+    there += Counter((row.process, "open") for row in rows.letters if row.status == "open")
+    for key in sorted({*counted, *there}):
+        if counted[key] != there[key]:
+            yield f"{key} was counted {counted[key]} times and is there {there[key]} times"
 
 
 def no_constraint_had_to_be_the_referee(rows: Rows) -> Iterator[str]:

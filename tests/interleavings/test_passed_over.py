@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from pm_celery import dead_letters, instances, timers
 from pm_celery.models import Timer
+from pm_celery.operations import dead_letters, instances, timers
 from tests.interleavings.operations import Operation
 from tests.interleavings.subject import LANES
 from tests.interleavings.test_races import (

@@ -17,9 +17,10 @@ from functools import partial
 
 import pytest
 
-from pm_celery import dead_letters, execution, instances, outbox, retention, ticks
+from pm_celery import execution, outbox, retention, ticks
 from pm_celery.exceptions import Refused
 from pm_celery.models import DeadLetter, InboxMessage, Instance, OutboxCommand, Timer, Transition
+from pm_celery.operations import dead_letters, instances
 from tests.interleavings.invariants import broken
 from tests.interleavings.operations import COMMON, Operation, options_of
 from tests.interleavings.runs import Runs

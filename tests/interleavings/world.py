@@ -12,35 +12,23 @@ from functools import partial
 from typing import Any
 
 import pytest
+from django.apps import apps
 from django.db import connection, transaction
 from django.db.models import Q
 from django.test import override_settings
 
-from pm_celery import (
-    Envelope,
-    clock,
-    dead_letters,
-    engine,
-    execution,
-    instances,
-    publish_many,
-    ticks,
-    timers,
-    wakeups,
-)
+from pm_celery import Envelope, clock, engine, execution, publish_many, ticks, wakeups
 from pm_celery.broker import Post
 from pm_celery.exceptions import Refused
 from pm_celery.models import (
-    Batch,
     DeadLetter,
-    Heartbeat,
     InboxMessage,
     Instance,
     OutboxCommand,
     Timer,
-    Transition,
     Wakeup,
 )
+from pm_celery.operations import dead_letters, instances, timers
 from pm_celery.transience import repeated
 from tests.interleavings.operations import Operation
 from tests.interleavings.subject import PROCESS, Broken, plan
@@ -49,10 +37,7 @@ from tests.testapp.models import Effect
 
 _BEGINNING = datetime(2030, 1, 1, tzinfo=UTC)
 _A_MOMENT = timedelta(milliseconds=1)
-_WRITTEN = [
-    *(InboxMessage, Transition, OutboxCommand, Timer, DeadLetter, Instance),
-    *(Wakeup, Batch, Heartbeat, Effect),
-]
+_WRITTEN = [*apps.get_app_config("pm_celery").get_models(), Effect]
 _MOST_AT_REST = 40
 #: More rounds than any seed has needed by far.
 MOST_ROUNDS = 80

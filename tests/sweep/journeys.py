@@ -13,9 +13,10 @@ from functools import partial
 
 from django.db import transaction
 
-from pm_celery import dead_letters, publish, publish_many
+from pm_celery import publish, publish_many
 from pm_celery.durations import parse_duration
 from pm_celery.models import DeadLetter
+from pm_celery.operations import dead_letters
 from tests.sweep.trips import TripBooked, TripChanged, mended, note
 from tests.testapp.models import Effect
 

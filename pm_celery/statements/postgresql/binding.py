@@ -21,11 +21,13 @@ __all__ = ["WITHOUT_WAITING", "arrays", "columns_of", "fetch", "pairs", "run", "
 WITHOUT_WAITING = "SELECT set_config('synchronous_commit', 'off', true)"
 
 _MOMENT, _TEXT, _INT, _BIGINT, _UUID = "timestamptz", "text", "int", "bigint", "uuid"
+_SECONDS = "float8"
 _TYPES = {
     "id": _BIGINT,
     "instance_id": _BIGINT,
     "inbox_id": _BIGINT,
     "command_id": _UUID,
+    "duration": _SECONDS,
     **dict.fromkeys(("version", "partition", "number", "attempt", "attempts"), _INT),
     **dict.fromkeys(("depth", "dispatches"), _INT),
     **dict.fromkeys(("due_at", "occurred_at", "published_at", "handled_at", "issued_at"), _MOMENT),

@@ -81,10 +81,14 @@ _TAKE_COMMANDS = f"""
     ORDER BY id FOR UPDATE SKIP LOCKED
 """
 
+_INSERT_COUNTS = "INSERT INTO pm_celery_tallyentry (at, counts) VALUES (%s, %s)"
+
 _FINISH_COMMANDS = f"""
-    UPDATE pm_celery_outboxcommand
-    SET status = 'done', attempts = attempts + %s, settled_at = %s, reason = ''
-    WHERE {_BY_INDEX.format("id")}
+    WITH counted AS ({_INSERT_COUNTS})
+    UPDATE pm_celery_outboxcommand AS command
+    SET status = 'done', attempts = attempts + %s, settled_at = %s, reason = '', duration = ran.duration
+    FROM {unnest(["id", "duration"])} AS ran(id, duration)
+    WHERE command.id = ran.id AND {_BY_INDEX.format("command.id")}
 """
 
 
@@ -107,6 +111,7 @@ def record(
     transitions: Sequence[TransitionRow] = (),
     commands: Sequence[CommandRow] = (),
     marks: Sequence[InboxMark] = (),
+    counts: str = "",
 ) -> None:
     handled = [mark for mark in marks if mark.status == "handled"]
     others = [mark for mark in marks if mark.status != "handled"]
@@ -123,6 +128,8 @@ def record(
     if others:
         columns = arrays(others, _MARK)
         parts.append((_MARK_MESSAGES, [*columns, columns[0]]))
+    if counts:
+        parts.append((_INSERT_COUNTS, [now, counts]))
     if parts:
         # They touch different rows, so that they may share one round trip, and one snapshot.
         steps = ", ".join(f"step_{n} AS ({query})" for n, (query, _) in enumerate(parts))
@@ -136,5 +143,13 @@ def take_commands(alias: str, command_ids: Sequence[UUID]) -> list[OutboxCommand
     return [OutboxCommand.from_db(alias, _OUTBOX, row) for row in rows]
 
 
-def finish_commands(alias: str, ids: Sequence[int], now: datetime, runs: int) -> None:
-    run(alias, _FINISH_COMMANDS, [runs, now, list(ids)], len(ids))
+def finish_commands(
+    alias: str,
+    ids: Sequence[int],
+    durations: Sequence[float],
+    now: datetime,
+    runs: int,
+    counts: str,
+) -> None:
+    ran = [list(ids), list(durations)]
+    run(alias, _FINISH_COMMANDS, [now, counts, runs, now, *ran, ran[0]], len(ids))

@@ -1,16 +1,19 @@
-"""The operator's verbs for dead letters: retry, and discard. A letter is settled once, by one of them."""
+"""Verbs for dead letters: retry, and discard. A letter is settled once, by one of them."""
 
 from __future__ import annotations
 
 from django.db import transaction
 
-from pm_celery import clock, instances, redaction, registry
+from pm_celery import clock, redaction, registry
 from pm_celery.conf import get_settings
 from pm_celery.definitions import ProcessDefinition
 from pm_celery.exceptions import Refused, UnusableKey
 from pm_celery.keys import partition_of
+from pm_celery.letters import note_settled
 from pm_celery.models import DeadLetter, InboxMessage, Instance, OutboxCommand, Timer
 from pm_celery.models.dead_letters import LetterStatus, Place
+from pm_celery.operations import instances
+from pm_celery.operations.interventions import intervene
 from pm_celery.publishing import route_stored
 from pm_celery.wakeups import wake_on_commit
 from pm_celery.wording import name_of, text_of
@@ -18,7 +21,7 @@ from pm_celery.wording import name_of, text_of
 __all__ = ["discard", "retry"]
 
 
-def retry(letter_id: int, *, by: str = "") -> None:
+def retry(letter_id: int, *, by: str = "", reason: str = "") -> None:
     """Run the letter's message or command again, with all its attempts.
 
     A failed instance is started again, and what it parked follows the message, in order. Raises
@@ -35,10 +38,10 @@ def retry(letter_id: int, *, by: str = "") -> None:
             _retry_command(alias, letter)
         else:
             _retry_message(alias, letter, instance, by)
-        _settle(alias, letter, LetterStatus.RETRIED, by)
+        _settle(alias, letter, LetterStatus.RETRIED, "retry dead letter", by, reason)
 
 
-def discard(letter_id: int, *, resume: bool = True, by: str = "") -> None:
+def discard(letter_id: int, *, resume: bool = True, by: str = "", reason: str = "") -> None:
     """Give the letter's message or command up.
 
     resume: a failed instance is started again without it, and handles what it parked; else it is left
@@ -66,7 +69,7 @@ def discard(letter_id: int, *, resume: bool = True, by: str = "") -> None:
                     instances.resume(alias, instance, by, now, statuses=left)
                 else:
                     instances.give_up(alias, instance, by, now)
-        _settle(alias, letter, LetterStatus.DISCARDED, by)
+        _settle(alias, letter, LetterStatus.DISCARDED, "discard dead letter", by, reason)
 
 
 def _locked(alias: str, letter_id: int) -> tuple[DeadLetter, Instance | None]:
@@ -83,10 +86,21 @@ def _locked(alias: str, letter_id: int) -> tuple[DeadLetter, Instance | None]:
     return letter, instance
 
 
-def _settle(alias: str, letter: DeadLetter, status: str, by: str) -> None:
+def _settle(alias: str, letter: DeadLetter, status: str, verb: str, by: str, reason: str) -> None:
     letter.status, letter.settled_at, letter.settled_by = status, clock.now(), by[:255]
     letter.save(using=alias, update_fields=["status", "settled_at", "settled_by"])
-    instances.announce(alias, f"{status} dead letter", by, f"{letter.pk} ({letter.name})")
+    note_settled(alias, [letter], letter.settled_at)
+    intervene(
+        alias,
+        verb,
+        f"{letter.pk} ({letter})",
+        by=by,
+        reason=reason,
+        instance=letter.instance if letter.instance_id else None,
+        process=letter.process,
+        key=letter.key,
+        details={"letter": letter.pk},
+    )
 
 
 def _retry_command(alias: str, letter: DeadLetter) -> None:

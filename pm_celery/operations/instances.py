@@ -1,4 +1,4 @@
-"""The operator's verbs for process instances. Each locks, does it in one transaction, or refuses."""
+"""Verbs for process instances."""
 
 from __future__ import annotations
 
@@ -7,24 +7,18 @@ from datetime import datetime
 
 from django.db import transaction
 
-from pm_celery import clock, inbox, signals
+from pm_celery import clock, inbox
 from pm_celery.conf import get_settings
 from pm_celery.exceptions import Refused
 from pm_celery.failures import record_status
-from pm_celery.models import DeadLetter, InboxMessage, Instance, OutboxCommand, Timer
+from pm_celery.letters import settle_open
+from pm_celery.models import InboxMessage, Instance, OutboxCommand, Timer
+from pm_celery.operations.interventions import intervene
 from pm_celery.recording import skip_parked
-from pm_celery.rows import NewMessage
+from pm_celery.timers import timeout_message
 from pm_celery.wakeups import wake_on_commit
 
-__all__ = [
-    "announce",
-    "cancel",
-    "fire_timeout",
-    "give_up",
-    "locked",
-    "resume",
-    "timeout_message",
-]
+__all__ = ["cancel", "complete", "fire_timeout", "give_up", "locked", "resume"]
 
 
 def locked(instance_id: int) -> Instance:
@@ -44,33 +38,35 @@ def locked(instance_id: int) -> Instance:
     return found
 
 
-def cancel(instance_id: int, *, by: str = "") -> None:
+def cancel(instance_id: int, *, by: str = "", reason: str = "") -> None:
     """End an instance as cancelled: its timers go, its delayed commands are cancelled, its open letters
     discarded, and what arrives later is skipped. Raises ``Refused`` if it has ended."""
+    _end(instance_id, "cancelled", "cancelled", "cancel", by, reason)
+
+
+def complete(instance_id: int, *, by: str = "", reason: str = "") -> None:
+    """End an instance as completed, because an operator knows that it is; all else as for `cancel`."""
+    _end(instance_id, "completed", "completed", "complete", by, reason)
+
+
+def _end(instance_id: int, status: str, kind: str, verb: str, by: str, reason: str) -> None:
     alias = get_settings().database
     with transaction.atomic(using=alias):
         instance = locked(instance_id)
         if instance.ended_at is not None:
             raise Refused(f"already {instance.status}")
         now = clock.now()
-        record_status(
-            alias, instance, status="cancelled", kind="cancelled", name=by, now=now, ended=True
-        )
+        record_status(alias, instance, status=status, kind=kind, name=by, now=now, ended=True)
         Timer.objects.using(alias).filter(instance_id=instance.pk).delete()
         OutboxCommand.objects.using(alias).filter(
             instance_id=instance.pk, status="pending", dispatches=0
-        ).update(status="cancelled", settled_at=now, reason="the instance was cancelled")
-        letters = DeadLetter.objects.using(alias).open().filter(instance_id=instance.pk)
-        letters = letters.filter(message_id__isnull=False)
-        InboxMessage.objects.using(alias).filter(
-            pk__in=list(letters.values_list("message_id", flat=True)), status="dead"
-        ).update(status="discarded", handled_at=now)
-        letters.update(status="discarded", settled_at=now, settled_by=by[:255])
-        skip_parked(alias, instance.process, instance.key, "cancelled", now)
-        announce(alias, "cancel", by, instance)
+        ).update(status="cancelled", settled_at=now, reason=f"the instance was {status}")
+        settle_open(alias, instance, by, now)
+        skip_parked(alias, instance.process, instance.key, status, now)
+        intervene(alias, verb, instance, by=by, reason=reason, instance=instance)
 
 
-def fire_timeout(instance_id: int, *, by: str = "") -> None:
+def fire_timeout(instance_id: int, *, by: str = "", reason: str = "") -> None:
     """Let an instance time out now instead of later. Raises ``Refused`` where it cannot."""
     alias = get_settings().database
     with transaction.atomic(using=alias):
@@ -83,27 +79,7 @@ def fire_timeout(instance_id: int, *, by: str = "") -> None:
         inbox.put([timeout_message(instance, now, now)])
         instance.timeout_at = None
         instance.save(using=alias, update_fields=["timeout_at"])
-        announce(alias, "fire timeout", by, instance)
-
-
-def timeout_message(instance: Instance, due_at: datetime, now: datetime) -> NewMessage:
-    """The inbox row of an instance's timeout: its id lets it be put in once, whoever tries."""
-    return NewMessage(
-        message_id=f"timeout:{instance.pk}",
-        kind="timeout",
-        name="timeout",
-        version=1,
-        payload="null",
-        process=instance.process,
-        key=instance.key,
-        partition=instance.partition,
-        due_at=min(due_at, clock.at_once()),
-        correlation_id=instance.correlation_id,
-        causation_id="",
-        depth=0,
-        occurred_at=due_at,
-        published_at=now,
-    )
+        intervene(alias, "fire timeout", instance, by=by, reason=reason, instance=instance)
 
 
 def resume(
@@ -124,14 +100,3 @@ def give_up(alias: str, instance: Instance, by: str, now: datetime) -> None:
     record_status(alias, instance, status="failed", kind="given_up", name=by, now=now, ended=True)
     Timer.objects.using(alias).filter(instance_id=instance.pk).delete()
     skip_parked(alias, instance.process, instance.key, "failed", now)
-
-
-def announce(alias: str, verb: str, by: str, subject: object) -> None:
-    """Tell the world what an operator did, once it is committed."""
-    transaction.on_commit(
-        lambda: signals.operated.send_robust(
-            sender=Instance, verb=verb, by=by or "unknown", subject=str(subject)
-        ),
-        using=alias,
-        robust=True,
-    )

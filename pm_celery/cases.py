@@ -19,7 +19,7 @@ from pm_celery.exceptions import UnknownMessage, UnmatchedEvent
 from pm_celery.handlers import EventHandler, Wait
 from pm_celery.policies import PolicyDefinition
 from pm_celery.process import ProcessManager
-from pm_celery.rows import InboxMark, InboxRow, InstanceRow
+from pm_celery.rows import NEVER, InboxMark, InboxRow, InstanceRow
 from pm_celery.wording import text_of
 
 __all__ = ["Case", "HandlerFailed", "Step", "decide_case"]
@@ -112,7 +112,8 @@ def decide_case(case: Case, now: datetime, out_of_time: Callable[[], bool] = boo
     for row in case.rows:
         if case.marks and out_of_time():
             return
-        if row.status == "pending" and row.due_at > now:
+        # One that was held back while its process was paused is not to hold what is behind it.
+        if row.status == "pending" and now < row.due_at < NEVER:
             case.hold(row, row.due_at)
             return
         try:

@@ -12,7 +12,7 @@ from contextlib import suppress
 
 from django.db import transaction
 
-from pm_celery import batches, clock, failures, outbox, signals, wakeups
+from pm_celery import batches, clock, failures, outbox, pauses, signals, wakeups
 from pm_celery.cases import Case, HandlerFailed, decide_case
 from pm_celery.claiming import Passed, Selection, claim, lock
 from pm_celery.conf import get_settings
@@ -105,7 +105,8 @@ def _run_claimed(claimed: Claim, passed: Passed) -> None:
     """Run what was claimed: together what may be, alone what was tried before or is suspect."""
     suspects = batches.suspect_messages_of(claimed.left_over)
     together, alone = Selection(), Selection()
-    for row in claimed.rows:
+    rows = pauses.hold_back(claimed.rows) if claimed.is_any_paused else claimed.rows
+    for row in rows:
         if row.process:
             (alone if row.tried or row.id in suspects else together).add(row)
     # An instance with one suspect message is not to be run with the others either.
@@ -117,7 +118,7 @@ def _run_claimed(claimed: Claim, passed: Passed) -> None:
         batches.end(claimed.mark)
     for selection in alone.each():
         _run_counted(selection, passed)
-    for row in claimed.rows:
+    for row in rows:
         if not row.process:
             route_unrouted(row.id)
     if claimed.beside:

@@ -27,7 +27,7 @@ from pm_celery.messages import LONGEST_NAME
 from pm_celery.models import DeadLetter, InboxMessage, Instance
 from pm_celery.models.dead_letters import Place
 from pm_celery.policies import PolicyDefinition
-from pm_celery.rows import InboxRow, NewMessage, TransitionRow
+from pm_celery.rows import NEVER, InboxRow, NewMessage, TransitionRow
 from pm_celery.statements import InstanceKey, statements
 from pm_celery.tallies import BEGAN, Tallies
 from pm_celery.wording import Hide
@@ -50,7 +50,7 @@ def count_attempt(keys: Collection[InstanceKey], ids: Collection[int]) -> InboxR
     if row is None:
         return None
     listener = registry.listeners.get(row.process)
-    if row.due_at > now or listener is None:
+    if now < row.due_at < NEVER or listener is None:
         if not isinstance(listener, PolicyDefinition):
             until = row.due_at if listener else now + get_settings().unknown_message_wait
             _hold(alias, row, now, until)

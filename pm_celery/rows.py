@@ -6,9 +6,10 @@ Not frozen, for the same reason: that doubles the time it takes to make one.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 
 __all__ = [
+    "NEVER",
     "SUSPECT",
     "Claim",
     "Claimed",
@@ -21,6 +22,8 @@ __all__ = [
 ]
 
 
+# When a message is due whose process is paused.
+NEVER = datetime(9000, 1, 1, tzinfo=UTC)
 # Why an open message is to be run alone, although no run of it was counted.
 SUSPECT = "a worker died that had it in a batch"
 
@@ -62,7 +65,8 @@ class Claimed:
 class Claim:
     """What a batch is to look at; the mark that it begins, None if all of it was tried before; whether
     there is a backlog, of which this is but the beginning; marks that were left over; whether a worker
-    is at it, so that nothing was claimed; and the partitions of other lanes that were looked at as well."""
+    is at it, so that nothing was claimed; the partitions of other lanes that were looked at as well; and
+    whether any process is paused."""
 
     rows: list[Claimed] = field(default_factory=list)
     mark: int | None = None
@@ -70,6 +74,7 @@ class Claim:
     left_over: list[int] = field(default_factory=list)
     is_attended: bool = False
     beside: list[int] = field(default_factory=list)
+    is_any_paused: bool = False
 
 
 @dataclass(slots=True)

@@ -58,7 +58,7 @@ class Statements(Protocol):
         Where there are any, it commits the mark that a batch of those not tried before begins, and until
         when the lane's wake-up is outstanding; and finds the marks, of batches that began before, that
         nobody holds. Nothing is claimed where the lane's wake-up is outstanding, but not beyond
-        ``attended_until``: then a worker is there."""
+        ``attended_until``: then a worker is there. It tells whether any process is paused."""
 
     def lock_instances(
         self, alias: str, keys: Sequence[tuple[str, str, int]], now: datetime, mark: int | None

@@ -19,6 +19,7 @@ from pm_celery.models import (
     InboxMessage,
     Instance,
     OutboxCommand,
+    Pause,
     TallyEntry,
     Transition,
     Wakeup,
@@ -126,7 +127,8 @@ def claim(
     _set_outstanding(alias, lane, awake_until)
     untried = [row.id for row in claimed if not row.tried]
     mark = begin_batch(alias, json.dumps(untried), now) if untried else None
-    return Claim(claimed, mark, is_full, left)
+    paused = Pause.objects.using(alias).filter(resumed_at=None).exists()
+    return Claim(claimed, mark, is_full, left, is_any_paused=paused)
 
 
 def _left_over(alias: str, began_before: datetime) -> list[int]:

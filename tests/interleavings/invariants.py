@@ -212,7 +212,10 @@ def nothing_overtakes_what_is_parked(rows: Rows) -> Iterator[str]:
             what = f"{instance.key}: {step.number} {step.kind} {step.message_id}"
             if ended:
                 yield f"{what} after the end"
-            if failed and step.kind not in ("failure", "resumed", "given_up", "cancelled"):
+            if failed and step.kind not in (
+                *("failure", "resumed", "given_up"),
+                *("cancelled", "completed"),
+            ):
                 yield f"{what} behind a failure"
             failed = step.status == "failed"
             ended = (
@@ -289,7 +292,8 @@ def timers_fire_as_they_stand(rows: Rows) -> Iterator[str]:
             timeouts += step.kind == "timeout"
             if step.kind == "timer":
                 due = standing.pop(step.name, None)
-                if due is None or due > step.recorded_at.isoformat():
+                moved = step.message_id in rows.world.moved_timers
+                if due is None or (due > step.recorded_at.isoformat() and not moved):
                     yield f"{what}: it stood for {due}"
                 if step.message_id in rows.world.cancelled_timers:
                     yield f"{what}: an operator had cancelled it"

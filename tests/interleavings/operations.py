@@ -33,7 +33,12 @@ _WEIGHTS = {
     "discard": 3,
     "cancel": 2,
     "time_out": 1,
+    "complete": 1,
     "cancel_timer": 2,
+    "fire_timer": 2,
+    "move_timer": 2,
+    "pause": 2,
+    "resume": 5,
     "jump": 7,
     "together": 8,
     "meet": 8,
@@ -49,15 +54,32 @@ _OBEDIENT = {
     "cancel": 3,
     "time_out": 2,
     "cancel_timer": 3,
+    "fire_timer": 2,
+    "pause": 1,
+    "resume": 4,
     "jump": 3,
     "rest": 8,
     "together": 15,
     "meet": 15,
 }
-_MAY_BE_FIRST = {"publish", "advance", "deliver", "tick", "run", "retry", "discard", "cancel"}
-_MAY_BE_SECOND = (_MAY_BE_FIRST | {"again", "cancel_timer", "time_out", "jump", "double"}) - {
-    "together"
+_MAY_BE_FIRST = {"publish", "advance", "deliver", "tick", "run", "retry", "discard", "cancel"} | {
+    *("pause", "resume"),
 }
+_MAY_BE_SECOND = (
+    _MAY_BE_FIRST
+    | {
+        *(
+            "again",
+            "cancel_timer",
+            "time_out",
+            "jump",
+            "double",
+            "fire_timer",
+            "move_timer",
+            "complete",
+        ),
+    }
+) - {"together"}
 _MEETS = {
     "advance": 12,
     "deliver": 4,
@@ -66,8 +88,11 @@ _MEETS = {
     "cancel": 2,
     "time_out": 2,
     "cancel_timer": 2,
+    "fire_timer": 1,
     "retry": 2,
     "discard": 2,
+    "pause": 2,
+    "resume": 3,
 }
 
 
@@ -154,7 +179,7 @@ class _Draw:
     def _tick(self) -> list[Any]:
         return []
 
-    _heal = _rest = _tick
+    _heal = _rest = _pause = _resume = _tick
 
     def _poison(self) -> list[Any]:
         times = self.random.choice([1, 1, 2, 2, 3, 4, 99])
@@ -166,7 +191,7 @@ class _Draw:
     def _cancel(self) -> list[Any]:
         return [self._key()]
 
-    _time_out = _cancel
+    _time_out = _complete = _cancel
 
     def _jump(self) -> list[Any]:
         return [self.random.choice(_JUMPS[:2] if self.obedient else _JUMPS)]

@@ -74,6 +74,7 @@ class Runs(ExitStack):
                     if options["obedient"] and (found := made.forgotten()):
                         return ["every message was obeyed, and this is due:", *found]
                 if options["obedient"]:
+                    made.apply(["resume"])
                     made.obey_all()
                     return made.forgotten() + broken(made, after_timeouts=False)
                 made.settle(to_the_end=options["to_the_end"])

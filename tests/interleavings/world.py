@@ -28,7 +28,7 @@ from pm_celery.models import (
     Timer,
     Wakeup,
 )
-from pm_celery.operations import dead_letters, instances, timers
+from pm_celery.operations import dead_letters, instances, pauses, timers
 from pm_celery.transience import repeated
 from tests.interleavings.operations import Operation
 from tests.interleavings.subject import PROCESS, Broken, plan
@@ -75,6 +75,8 @@ class World:
         #: Of operations that ran together: the first and last moment, and the youngest message before.
         self.spans: list[tuple[int, int, int]] = []
         self.cancelled_timers: set[str] = set()
+        #: Those that an operator has fired, or set to another moment.
+        self.moved_timers: set[str] = set()
         self.rounds = 0
 
     # -- operations -----------------------------------------------------------------------------
@@ -164,15 +166,41 @@ class World:
         with suppress(Refused):
             instances.fire_timeout(self._instance(key), by="fuzz")
 
-    def _cancel_timer(self, n: int) -> None:
+    def _complete(self, key: str) -> None:
+        with suppress(Refused):
+            instances.complete(self._instance(key), by="fuzz")
+
+    def _pause(self) -> None:
+        with suppress(Refused):
+            pauses.pause(PROCESS, by="fuzz")
+
+    def _resume(self) -> None:
+        with suppress(Refused):
+            pauses.resume(PROCESS, by="fuzz")
+
+    def _timer(self, n: int) -> Timer | None:
         set_ = list(Timer.objects.order_by("id"))
-        if set_:
-            timer = set_[n % len(set_)]
+        return set_[n % len(set_)] if set_ else None
+
+    def _cancel_timer(self, n: int) -> None:
+        if timer := self._timer(n):
             # One that is set again meanwhile has the same row, but another message id.
             with suppress(Refused):
                 with transaction.atomic():
                     timers.cancel(timer.pk, by="fuzz")
                 self.cancelled_timers.add(timer.message_id)
+
+    def _fire_timer(self, n: int) -> None:
+        if timer := self._timer(n):
+            self.moved_timers.add(timer.message_id)
+            with suppress(Refused):
+                timers.fire(timer.pk, by="fuzz")
+
+    def _move_timer(self, n: int) -> None:
+        if timer := self._timer(n):
+            self.moved_timers.add(timer.message_id)
+            with suppress(Refused):
+                timers.move(timer.pk, self.now + timedelta(seconds=n), by="fuzz")
 
     def _jump(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
@@ -221,6 +249,7 @@ class World:
 
     def settle(self, *, to_the_end: bool) -> None:
         """Tick, obey, and let time pass, until nothing is due any more; to the end: over timeouts too."""
+        self._resume()
         for self.rounds in range(1, MOST_ROUNDS):
             self._tick()
             self.obey_all()

@@ -76,6 +76,7 @@ _CLAIM = f"""
     )
     SELECT id, process, key, tried, (SELECT id FROM mark), (SELECT count(*) FROM overdue),
            (SELECT array_agg(id) FROM left_over),
+           EXISTS (SELECT FROM pm_celery_pause WHERE resumed_at IS NULL),
            EXISTS (SELECT FROM attended)
     FROM (VALUES (true)) AS once LEFT JOIN claimed ON true
 """
@@ -197,7 +198,7 @@ def claim(
             began_before,
         ],
     )
-    *_, mark, longest_overdue, left, is_attended = rows[0]
+    *_, mark, longest_overdue, left, is_any_paused, is_attended = rows[0]
     if rows[0][0] is None:
         return Claim(is_attended=is_attended)
     return Claim(
@@ -205,6 +206,7 @@ def claim(
         mark,
         longest_overdue >= overdue,
         left or [],
+        is_any_paused=is_any_paused,
     )
 
 

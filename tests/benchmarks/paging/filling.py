@@ -2,8 +2,8 @@
 year. PostgreSQL only.
 
 The instances are shared out among the processes that are registered. Each has five transitions, one handled
-message (as after pruning), and one command. What is rare in life is rare here, and old: some statuses are found
-among the first thousand rows only, so that a question that walks from the newest row reads all of them.
+message (as after pruning), and one command. What is rare in life is rare here, and old: some statuses are
+found among the first thousand rows only, so that a question that walks from the newest row reads all of them.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ _MESSAGES = """
     FROM (
         SELECT id, md5('message' || id || '-' || 5)::uuid AS message_id, 'event' AS kind,
             (%(events)s::text[])[5] AS name, process, key, partition,
-            CASE WHEN status = 'failed' THEN 'dead' WHEN id <= 200 THEN 'unmatched' WHEN id <= 400 THEN 'skipped'
-                 ELSE 'handled' END AS status,
+            CASE WHEN status = 'failed' THEN 'dead' WHEN id <= 200 THEN 'unmatched'
+                 WHEN id <= 400 THEN 'skipped' ELSE 'handled' END AS status,
             changed_at AS due_at, correlation_id, changed_at AS at
         FROM pm_celery_instance WHERE process = %(process)s
         UNION ALL
@@ -102,7 +102,8 @@ _COMMANDS = """
         duration, issued_at, settled_at)
     SELECT md5('command' || id)::uuid, CASE WHEN id <= 50 THEN 'signature' ELSE 'command' END, %(command)s, 1,
         '{"sequence":5}', '{}', process, key, id, made, '', changed_at, 1, 1, correlation_id,
-        md5('message' || id || '-' || 5)::uuid, 0, 0.01, changed_at, CASE WHEN made = 'done' THEN changed_at END
+        md5('message' || id || '-' || 5)::uuid, 0, 0.01, changed_at,
+        CASE WHEN made = 'done' THEN changed_at END
     FROM (SELECT *, CASE WHEN id <= 100 THEN 'cancelled' WHEN id %% 2000 = 7 THEN 'dead'
                          WHEN id > %(instances)s - 500 THEN 'pending'
                          WHEN id > %(instances)s - 1000 THEN 'dispatched' ELSE 'done' END AS made
@@ -139,9 +140,9 @@ _LONG = f"""
 
 # Every failed instance has an open letter; of those that are settled there are ten times as many.
 _LETTERS = """
-    INSERT INTO pm_celery_deadletter (message_id, command_id, instance_id, group_id, place, process, key, name,
-        message_ref, handler, payload, exception, error, traceback, attempts, failure_handler_error, status,
-        died_at, settled_at, settled_by, original_payload, note)
+    INSERT INTO pm_celery_deadletter (message_id, command_id, instance_id, group_id, place, process, key,
+        name, message_ref, handler, payload, exception, error, traceback, attempts, failure_handler_error,
+        status, died_at, settled_at, settled_by, original_payload, note)
     SELECT id, NULL, id, md5(process || n), 'handler', process, key, 'shop.Event' || n,
         md5('message' || id || '-' || 5)::uuid, 'posted', '{"sequence":5}', 'shop.errors.Error' || n,
         'The warehouse did not answer.', repeat('  File "shop.py", line 5, in posted' || chr(10), 30), 4, '',
@@ -171,8 +172,8 @@ _REST = """
     FROM generate_series(1, 500);
     INSERT INTO pm_celery_pause (process, paused_at, paused_by, reason)
     SELECT (%(names)s::text[])[1], now(), 'ann', 'the warehouse burns';
-    INSERT INTO pm_celery_bulkaction (verb, conditions, total, done, refused, cursor, last, by, reason, asked_at,
-        worked_at, ended_at, stopped_by)
+    INSERT INTO pm_celery_bulkaction (verb, conditions, total, done, refused, cursor, last, by, reason,
+        asked_at, worked_at, ended_at, stopped_by)
     SELECT 'retry', '{}', 1000, 990, '{"already settled": 10}', 1000, 1000, 'ann', '', now(), now(), now(), ''
     FROM generate_series(1, 3);
     INSERT INTO pm_celery_heartbeat (name, beat_at) VALUES ('tick', now()), ('fold', now());

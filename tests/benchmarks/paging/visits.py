@@ -1,5 +1,5 @@
-"""Which pages there are, found from the URL conf, the lists' filters and searches, and the links on pages; and
-what it takes to answer each."""
+"""Which pages there are, found from the URL conf, the lists' filters and searches, and the links on pages;
+and what it takes to answer each."""
 
 from __future__ import annotations
 
@@ -43,8 +43,10 @@ _NOTHING_HAS_IT = "00000000-0000-4000-8000-000000000000"
 
 @dataclass
 class Visit:
-    """What came of asking for a page several times; milliseconds. ``slowest``: the statement that took longest,
-    with its parameters."""
+    """What came of asking for a page several times, in milliseconds.
+
+    slowest: the statement that took longest, with its parameters.
+    """
 
     title: str
     url: str

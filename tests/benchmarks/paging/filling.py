@@ -118,6 +118,7 @@ _TIMERS = """
         CASE WHEN id %% 5000 = 3 THEN now() END, correlation_id, ''
     FROM pm_celery_instance CROSS JOIN unnest(ARRAY['reminder', 'escalation']) AS name
     WHERE status = 'started'
+    ORDER BY id
 """
 
 _GROUPS = """

@@ -208,6 +208,10 @@ class _Run(_Spanned):
 class _HandlerRun(_Run):
     """It ends with its handler; but whether it counts is known with its batch's commit."""
 
+    def __init__(self, span: Span, row: Message, within: _Batch) -> None:
+        super().__init__(span, row)
+        self._within = within
+
     def decide(self, skipped: str | None, number: int) -> None:
         if skipped is not None:
             self.span.set_attribute(f"{SYSTEM}.skipped", skipped)
@@ -215,11 +219,10 @@ class _HandlerRun(_Run):
             self.span.set_attribute(f"{SYSTEM}.transition.number", number)
 
     def end(self, error: BaseException | None) -> None:
-        found = _batch.get()
-        if found is None or error is not None:
+        if error is not None:
             self.span.end()
         else:
-            found.runs.append((self.span, time.time_ns()))
+            self._within.runs.append((self.span, time.time_ns()))
 
 
 class _Publication(Traced):
@@ -246,8 +249,9 @@ class _Publication(Traced):
 
 
 class _Batch(_Spanned):
-    def __init__(self, span: Span) -> None:
-        super().__init__(span)
+    def __init__(self, tracer: Tracer) -> None:
+        super().__init__(tracer.start_span("advance", attributes=_operation("advance", "receive")))
+        self.tracer = tracer
         self.runs: list[tuple[Span, int]] = []
 
     def __enter__(self) -> Self:
@@ -322,9 +326,10 @@ def publishing() -> Traced:
 
 
 def handling(row: Message, *, instance_id: int | None = None) -> Traced:
-    """A handler that runs, in the trace of what it handles; it is linked with its batch."""
-    tracer = _tracer()
-    if tracer is None:
+    """A handler that runs in a batch, in the trace of what it handles; it is linked with its batch."""
+    # Asked once for each message, and so not OpenTelemetry, which looks into the environment each time.
+    within = _batch.get()
+    if within is None:
         return NOTHING
     attributes = _messaging("handle", "process", row.process, row.message_id, row.correlation_id)
     attributes |= _of_process(row.process, row.key, instance_id)
@@ -334,7 +339,7 @@ def handling(row: Message, *, instance_id: int | None = None) -> Traced:
         f"{SYSTEM}.attempt": max(row.attempts, 1),
     }
     title = f"handle {row.process} {row.name}"
-    return _HandlerRun(_consumer(tracer, title, row.trace, attributes), row)
+    return _HandlerRun(_consumer(within.tracer, title, row.trace, attributes), row, within)
 
 
 def running(command: Command, attempt: int) -> Traced:
@@ -354,7 +359,7 @@ def batch() -> Traced:
     tracer = _tracer()
     if tracer is None:
         return NOTHING
-    return _Batch(tracer.start_span("advance", attributes=_operation("advance", "receive")))
+    return _Batch(tracer)
 
 
 def dispatching(commands: Iterable[Traceable]) -> Traced:

@@ -20,30 +20,37 @@ from pm_celery.models import InboxMessage, Instance, Transition
 __all__ = ["NEWEST", "among", "is_narrow", "newest"]
 
 #: How many rows are looked at one by one, at most.
-NEWEST = 100_000
+NEWEST = 10_000
 # Of so many instances, messages and steps that an index has found, the rows are looked for.
 _MOST = 1000
-# Columns of which one value may stand in most rows: an index that begins with one narrows nothing.
+# Columns of which one value may stand in most rows. An index that begins with one finds the newest of these,
+# but not those among them that meet another condition.
 _COMMON = frozenset({"process", "status", "kind"})
 
 
-def is_narrow(model: type[Model], lookup: str) -> bool:
-    """Whether an index of the table finds the few rows that a lookup in an address means."""
+def is_narrow(model: type[Model], lookup: str, value: str = "", *, alone: bool = True) -> bool:
+    """Whether an index of the table finds the rows that a lookup in an address means.
+
+    alone: it is the only one.
+    """
     name = lookup.partition("__")[0]
     try:
         field: Any = model._meta.get_field(name)
     except FieldDoesNotExist:
         return False
-    if name in _COMMON or lookup.removesuffix("__exact").removesuffix("__id") != name:
+    if (name in _COMMON and not alone) or lookup.removesuffix("__exact").removesuffix(
+        "__id"
+    ) != name:
         return False
     if field.primary_key or field.unique or field.db_index:
         return True
     full: list[Any] = [*model._meta.indexes, *model._meta.constraints]
-    return any(
-        index.fields[0] == name
-        for index in full
-        if isinstance(index, Index | UniqueConstraint) and index.fields and not index.condition
-    )
+    for index in full:
+        if isinstance(index, Index | UniqueConstraint) and index.fields:
+            first = index.fields[0] == name and not index.condition
+            if first or (index.condition and index.condition.children == [(name, value)]):
+                return True
+    return False
 
 
 def newest(model: type[Model]) -> Q | None:
@@ -54,18 +61,21 @@ def newest(model: type[Model]) -> Q | None:
 
 
 def among(model: type[Model], field: str, value: str) -> Q | None:
-    """Among which rows to look for a value in a column: those of instances that have to do with it, and the
-    newest; None for all, where a table is not large."""
+    """Among which rows to look for a value in a column: those of instances that have to do with it, or else
+    the newest; None for all, where a table is not large."""
     latest = newest(model)
-    if latest is None:
-        return None
-    return reduce(or_, _related(model, field, value), latest)
-
-
-def _related(model: type[Model], field: str, value: str) -> list[Q]:
+    if latest is None or not value:
+        return latest
     instances = _instances(field, value)
     if not instances:
-        return []
+        return latest
+    if any(column.name == "instance" for column in model._meta.fields):
+        # Not the newest besides: with an OR, the planner walks the table from its end.
+        return Q(instance__in=list(instances))
+    return reduce(or_, _messages(model, instances, value), latest)
+
+
+def _messages(model: type[Model], instances: dict[int, tuple[str, str]], value: str) -> list[Q]:
     if model is InboxMessage:
         rows = InboxMessage.objects.using(get_settings().database)
         steps = Transition.objects.using(get_settings().database).filter(instance__in=instances)
@@ -74,8 +84,6 @@ def _related(model: type[Model], field: str, value: str) -> list[Q]:
             still_open = rows.of_instance(process, key).values_list("pk", flat=True)
             found |= {*still_open[:_MOST]}
         return [Q(pk__in=found), Q(message_id=value)]
-    if any(column.name == "instance" for column in model._meta.fields):
-        return [Q(instance__in=list(instances))]
     return []
 
 

@@ -89,17 +89,18 @@ class Table(ChangeList):
     def get_queryset(self, request: HttpRequest, *args: Any, **kwargs: Any) -> QuerySet[Any]:
         queryset = super().get_queryset(request, *args, **kwargs)
         its_admin = cast("ReadOnlyAdmin", self.model_admin)
-        filters = request.GET.keys() - _NO_FILTERS
+        filters = {name: value for name, value in request.GET.items() if name not in _NO_FILTERS}
+        alone = len(filters) == 1
+        is_narrow = any(
+            newest.is_narrow(self.model, name, str(value), alone=alone)
+            for name, value in filters.items()
+        )
         # A search has narrowed it already.
-        if (
-            filters
-            and not self.query
-            and not any(newest.is_narrow(self.model, name) for name in filters)
-        ):
+        if filters and not self.query and not is_narrow:
             conversation = request.GET.get("correlation_id__exact", "")
             if rows := newest.among(self.model, "correlation_id", conversation):
                 queryset = queryset.filter(rows)
-                its_admin.tell_that_only_newest(request)
+                its_admin.tell_that_only_newest(request, by_instance=bool(conversation))
         return its_admin.slim(queryset)
 
     def get_results(self, request: HttpRequest) -> None:
@@ -242,23 +243,26 @@ class ReadOnlyAdmin(_ModelAdmin):
             if newest.is_narrow(self.model, lookup):
                 yield condition
             elif rows := newest.among(self.model, lookup.removesuffix("__exact"), term):
-                yield condition & rows
-                self.tell_that_only_newest(request)
+                # By the key of an instance it was looked for above: a join with all of them takes long.
+                if not path or path == lookup:
+                    yield condition & rows
+                self.tell_that_only_newest(request, by_instance=True)
             else:
                 yield condition
 
-    def tell_that_only_newest(self, request: HttpRequest) -> None:
+    def tell_that_only_newest(self, request: HttpRequest, *, by_instance: bool) -> None:
         """Say on the page that older rows may match as well."""
         if getattr(request.resolver_match, "url_name", "") == "autocomplete":
             return
-        text = _(
-            "Only the newest %(count)s rows were looked at, and those of instances with this key or "
-            "correlation id."
-        )
+        text = _("Only the newest %(count)s rows were looked at: no index answers this question.")
+        if by_instance:
+            text = _(
+                "Only the rows of process instances that have it were looked at, and the newest %(count)s."
+            )
         if text not in request.META.setdefault("pm_celery.told", []):
             request.META["pm_celery.told"].append(text)
             shown = text % {"count": f"{newest.NEWEST:,}"}
-            self.message_user(request, shown, messages.INFO, fail_silently=True)
+            self.message_user(request, shown, messages.WARNING, fail_silently=True)
 
     # -- one row --------------------------------------------------------------------------------
 

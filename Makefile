@@ -11,7 +11,7 @@ ARGS ?=
 BROKERS ?= redis rabbitmq
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-all sweep chaos lint types imports migrations-check demo bench bench-growth bench-peers clean
+.PHONY: help venv test test-all sweep chaos lint types imports migrations-check demo bench bench-growth bench-pages bench-peers clean
 
 help: ## Show what can be made
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -92,6 +92,9 @@ bench: $(BENCH) ## Measure beside tasks by hand, bare tasks and plain psycopg; n
 
 bench-growth: $(BENCH) ## Measure with a million instances, a storm of timers, a hot key; takes minutes
 	$(BIN)/python -m tests.benchmarks.growth $(ARGS)
+
+bench-pages: venv ## Measure every page of the admin with two million instances; needs 6 GB, takes ten minutes
+	$(BIN)/python -m tests.benchmarks.pages $(ARGS)
 
 bench-peers: $(BENCH) ## Compare with other libraries for durable execution, fetched into build/peers
 	$(BIN)/python -m tests.benchmarks.peers $(ARGS)

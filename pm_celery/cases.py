@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from pm_celery import tracing
 from pm_celery.conf import get_settings
 from pm_celery.deciding import decide, handler_of, react
 from pm_celery.decisions import Decision
@@ -48,6 +49,8 @@ class Step:
     number: int
     #: What the handler took, reading and writing the state included, in seconds.
     duration: float
+    #: The span of its run, for what descends from it.
+    trace: str = ""
 
 
 @dataclass(slots=True)
@@ -156,16 +159,19 @@ def _step(
     if instance.number == 0 and not (isinstance(handler, EventHandler) and handler.start):
         _no_instance(case, definition, row, handler, now)
         return False
-    try:
-        # Given away: what a handler has begun to change is not to be seen by the next one.
-        process, case.process = case.process, None
-        began = time.perf_counter()
-        decision = decide(definition, instance, row, handler, now, process)
-    except UnknownMessage:
-        raise
-    except Exception as error:
-        method = handler.method if isinstance(handler, EventHandler) else handler
-        raise HandlerFailed(case, row, method, error) from error
+    with tracing.handling(row, instance_id=instance.id) as traced:
+        try:
+            # Given away: what a handler has begun to change is not to be seen by the next one.
+            process, case.process = case.process, None
+            began = time.perf_counter()
+            decision = decide(definition, instance, row, handler, now, process)
+        except UnknownMessage:
+            raise
+        except Exception as error:
+            traced.fail(error, instance.state)
+            method = handler.method if isinstance(handler, EventHandler) else handler
+            raise HandlerFailed(case, row, method, error) from error
+        traced.decide(decision.skipped, instance.number + 1)
     if row.kind == "timer":
         case.timers.pop(row.name, None)
         case.spent_timers.append(row.name)
@@ -173,7 +179,9 @@ def _step(
         case.mark(row, "skipped", now, decision.skipped)
         return False
     duration = time.perf_counter() - began
-    _apply(case, definition, instance, Step(row, decision, instance.number + 1, duration), now)
+    trace = traced.trace or row.trace
+    step = Step(row, decision, instance.number + 1, duration, trace)
+    _apply(case, definition, instance, step, now)
     return isinstance(handler, EventHandler) and handler.start
 
 
@@ -247,17 +255,21 @@ def _react(case: Case, policy: PolicyDefinition, row: InboxRow, now: datetime) -
         # Another worker ran it between our claim and our lock, and it failed: it waits for its retry.
         return
     began = time.perf_counter()
-    try:
-        decision = react(policy, row, now)
-    except UnknownMessage:
-        until = now + get_settings().unknown_message_wait
-        case.mark(row, "pending", now, "unknown to this release", until)
-        case.unknown.append(row)
-        return
-    except Exception as error:
-        raise HandlerFailed(case, row, policy.function.__name__, error) from error
+    with tracing.handling(row) as traced:
+        try:
+            decision = react(policy, row, now)
+        except UnknownMessage:
+            until = now + get_settings().unknown_message_wait
+            case.mark(row, "pending", now, "unknown to this release", until)
+            case.unknown.append(row)
+            return
+        except Exception as error:
+            traced.fail(error)
+            raise HandlerFailed(case, row, policy.function.__name__, error) from error
+        traced.decide(decision.skipped, 0)
     if decision.skipped is not None:
         case.mark(row, "skipped", now, decision.skipped)
         return
-    case.steps.append(Step(row, decision, 0, time.perf_counter() - began))
+    trace = traced.trace or row.trace
+    case.steps.append(Step(row, decision, 0, time.perf_counter() - began, trace))
     case.mark(row, "handled", now)

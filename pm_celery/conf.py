@@ -61,6 +61,8 @@ class PmCelerySettings(TypedDict, total=False):
     REDACT
         fields whose values are not to be shown on pages, in log lines and in dead letters: names or
         patterns such as ``"iban"``, ``"*.password"``, ``"billing.Paid.card"`` (none).
+    TRACE_KEYS
+        spans of OpenTelemetry tell the correlation key as well (False): it may be personal.
     AUTODISCOVER
         the modules (or packages) that are imported from every installed app.
     """
@@ -80,6 +82,7 @@ class PmCelerySettings(TypedDict, total=False):
     MAX_CHAIN_DEPTH: int
     RETENTION: Duration | None
     REDACT: tuple[str, ...]
+    TRACE_KEYS: bool
     AUTODISCOVER: tuple[str, ...]
 
 
@@ -102,6 +105,7 @@ class Settings:
     max_chain_depth: int = 256
     retention: timedelta | None = None
     redact: tuple[str, ...] = ()
+    trace_keys: bool = False
     autodiscover: tuple[str, ...] = ("processes", "policies", "command_handlers")
 
 
@@ -163,6 +167,7 @@ _READERS: dict[str, Any] = {
     "MAX_CHAIN_DEPTH": _positive_int,
     "RETENTION": lambda value: None if value is None else parse_duration(value),
     "REDACT": _patterns,
+    "TRACE_KEYS": _bool,
     "AUTODISCOVER": _module_names,
 }
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 
 from django.db import transaction
 
-from pm_celery import batches, clock, failures, outbox, pauses, signals, wakeups
+from pm_celery import batches, clock, failures, outbox, pauses, signals, tracing, wakeups
 from pm_celery.cases import Case, HandlerFailed, decide_case
 from pm_celery.claiming import Passed, Selection, claim, lock
 from pm_celery.conf import get_settings
@@ -192,11 +192,14 @@ def _transact(
     we die after it, the commands' leases end and the tick dispatches them.
     """
     alias = get_settings().database
-    with transaction.atomic(using=alias, durable=True):
-        cases = lock(alias, selection, passed, mark=mark, before=before)
-        _decide(cases)
-        recorded = record(alias, cases, clock.now())
-    outbox.dispatch(recorded.to_dispatch())
+    with tracing.batch() as traced:
+        with transaction.atomic(using=alias, durable=True):
+            cases = lock(alias, selection, passed, mark=mark, before=before)
+            traced.join(row for case in cases for row in case.rows)
+            _decide(cases)
+            recorded = record(alias, cases, clock.now())
+        traced.commit()
+        outbox.dispatch(recorded.to_dispatch())
     _announce(cases, recorded)
     return recorded
 

@@ -11,7 +11,7 @@ from uuid import UUID
 from django.db import transaction
 from django.db.models import F
 
-from pm_celery import clock, redaction, registry, signals
+from pm_celery import clock, redaction, registry, signals, tracing
 from pm_celery.conf import get_settings
 from pm_celery.decisions import Message, caused_by
 from pm_celery.exceptions import (
@@ -223,28 +223,30 @@ def _handle(command: OutboxCommand, counted: bool) -> str:
         occurred_at=command.issued_at,
         published_at=command.issued_at,
     )
-    try:
-        if command.expires_at is not None and command.expires_at <= clock.now():
-            raise CommandExpired("Its time was over before it ran.")
-        handler = registry.command_handlers.get(command.name)
-        declared = registry.messages.get(command.name)
-        if handler is None or declared is None or declared.version < command.version:
-            if declared is None or declared.version < command.version:
-                # An older release: another worker may know it.
-                command.due_at = clock.now() + get_settings().unknown_message_wait
-                command.attempts -= counted
-                return "unknown to this release"
-            raise NoCommandHandler(
-                f"No handler is registered for {command.name}: write @command_handler("
-                f"{declared.cls.__name__}) in a module that AUTODISCOVER imports."
-            )
-        with caused_by(message):
-            arguments = (declared.decode(command.payload),)
-            began = time.perf_counter()
-            handler.function(*arguments, *((message,) if handler.takes_message else ()))
-            command.duration = time.perf_counter() - began
-    except Exception as error:
-        raise _Failed(command, error) from error
+    with tracing.running(command, attempt) as traced:
+        try:
+            if command.expires_at is not None and command.expires_at <= clock.now():
+                raise CommandExpired("Its time was over before it ran.")
+            handler = registry.command_handlers.get(command.name)
+            declared = registry.messages.get(command.name)
+            if handler is None or declared is None or declared.version < command.version:
+                if declared is None or declared.version < command.version:
+                    # An older release: another worker may know it.
+                    command.due_at = clock.now() + get_settings().unknown_message_wait
+                    command.attempts -= counted
+                    return "unknown to this release"
+                raise NoCommandHandler(
+                    f"No handler is registered for {command.name}: write @command_handler("
+                    f"{declared.cls.__name__}) in a module that AUTODISCOVER imports."
+                )
+            with caused_by(message):
+                arguments = (declared.decode(command.payload),)
+                began = time.perf_counter()
+                handler.function(*arguments, *((message,) if handler.takes_message else ()))
+                command.duration = time.perf_counter() - began
+        except Exception as error:
+            traced.fail(error)
+            raise _Failed(command, error) from error
     return "done"
 
 

@@ -342,6 +342,7 @@ def _failure_notice(row: InboxRow, letter: DeadLetter, attempts: int, now: datet
         depth=row.depth,
         occurred_at=now,
         published_at=now,
+        trace=row.trace,
     )
 
 

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from django.db import transaction
 
-from pm_celery import clock, redaction, signals
+from pm_celery import clock, redaction, signals, tracing
 from pm_celery.models import (
     DeadLetter,
     FailedAttempt,
@@ -65,11 +65,14 @@ def open_letter(
         attempts=attempts,
         **described(error, hide),
     )
-    return write(alias, letter, error)
+    return write(alias, letter, error, row.trace)
 
 
-def write(alias: str, letter: DeadLetter, error: BaseException) -> DeadLetter:
-    """Write a letter that says all but when and of which group it is, in the caller's transaction."""
+def write(alias: str, letter: DeadLetter, error: BaseException, trace: str) -> DeadLetter:
+    """Write a letter that says all but when and of which group it is, in the caller's transaction.
+
+    trace: of what died.
+    """
     letter.died_at = clock.now()
     group = LetterGroup.of(letter)
     letter.group_id = group.pk
@@ -80,6 +83,9 @@ def write(alias: str, letter: DeadLetter, error: BaseException) -> DeadLetter:
     tallies.add(letter.process, OPEN, detail=group.pk)
     write_tallies(alias, tallies, letter.died_at)
     announce_death(alias, letter, error)
+    if tracing.is_on():
+        # No partial: see wakeups.
+        transaction.on_commit(lambda: tracing.note_death(letter, trace), using=alias, robust=True)
     return letter
 
 

@@ -13,7 +13,7 @@ from django.db.models import Case as SqlCase
 from django.db.models import F, When
 from kombu.utils import json as kombu_json
 
-from pm_celery import clock, registry
+from pm_celery import clock, registry, tracing
 from pm_celery.broker import Post, post_office
 from pm_celery.conf import get_settings
 from pm_celery.exceptions import CommandExpired, WorkerLost
@@ -44,6 +44,8 @@ class Dispatchable(Protocol):
     def payload(self) -> str: ...
     @property
     def options(self) -> str: ...
+    @property
+    def trace(self) -> str: ...
 
 
 def dispatch(commands: Sequence[Dispatchable]) -> int:
@@ -55,7 +57,7 @@ def dispatch(commands: Sequence[Dispatchable]) -> int:
         return 0
     taken = 0
     shared: dict[tuple[str, str], list[Dispatchable]] = {}
-    with post_office(len(commands)) as post:
+    with tracing.dispatching(commands), post_office(len(commands)) as post:
         for command in commands:
             if command.kind == "signature":
                 taken += _send_signature(post, command)
@@ -88,14 +90,15 @@ def _send_commands(post: Post, commands: Sequence[Dispatchable]) -> int:
     options = {**(handler.message_options if handler else {}), **json.loads(first.options)}
     if len(ids) == 1:
         options["task_id"] = ids[0]
-    sent = post.send(
-        handler.task_name if handler else RUN_TASK,
-        [ids[0] if len(ids) == 1 else ids],
-        what=f"{first.name} {ids[0]}" + (f" and {len(ids) - 1} others" if len(ids) > 1 else ""),
-        argsrepr=f"({ids[0]!r},)" if len(ids) == 1 else f"({len(ids)} commands)",
-        kwargsrepr="{}",
-        **options,
-    )
+    with tracing.descending(first.trace if len(ids) == 1 else ""):
+        sent = post.send(
+            handler.task_name if handler else RUN_TASK,
+            [ids[0] if len(ids) == 1 else ids],
+            what=f"{first.name} {ids[0]}" + (f" and {len(ids) - 1} others" if len(ids) > 1 else ""),
+            argsrepr=f"({ids[0]!r},)" if len(ids) == 1 else f"({len(ids)} commands)",
+            kwargsrepr="{}",
+            **options,
+        )
     return len(ids) if sent else 0
 
 
@@ -105,13 +108,14 @@ def _send_signature(post: Post, command: Dispatchable) -> bool:
     options = {**stored.get("options", {}), **json.loads(command.options)}
     options["headers"] = {**(options.get("headers") or {}), HEADER: command_id}
     options["task_id"] = command_id
-    return post.send(
-        stored["task"],
-        stored.get("args", ()),
-        stored.get("kwargs", {}),
-        what=f"{command.name} {command_id}",
-        **options,
-    )
+    with tracing.descending(command.trace):
+        return post.send(
+            stored["task"],
+            stored.get("args", ()),
+            stored.get("kwargs", {}),
+            what=f"{command.name} {command_id}",
+            **options,
+        )
 
 
 def dispatch_due(limit: int = 500) -> int:

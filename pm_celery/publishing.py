@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 from asgiref.sync import sync_to_async
 from django.db import DatabaseError, transaction
 
-from pm_celery import clock, inbox, redaction, registry
+from pm_celery import clock, inbox, redaction, registry, tracing
 from pm_celery.conf import get_settings
 from pm_celery.decisions import current_cause
 from pm_celery.exceptions import InvalidMessage
@@ -82,20 +82,26 @@ def publish_many(events: Iterable[object | Envelope]) -> list[str]:
     rows: list[NewMessage] = []
     errors: list[Exception | None] = []
     ids: list[str] = []
-    for item in events:
-        envelope = item if isinstance(item, Envelope) else Envelope(item)
-        ids.append(_add_rows(envelope, rows, errors))
-    if not rows:
-        return ids
-    # One transaction even where the caller has none; inside the caller's, this is no savepoint.
-    with transaction.atomic(using=get_settings().database, savepoint=False):
-        for start in range(0, len(rows), _ROWS_AT_ONCE):
-            part = slice(start, start + _ROWS_AT_ONCE)
-            inbox.put(rows[part], errors[part])
+    with tracing.publishing() as traced:
+        for item in events:
+            envelope = item if isinstance(item, Envelope) else Envelope(item)
+            ids.append(_add_rows(envelope, rows, errors, traced))
+        if not rows:
+            return ids
+        # One transaction even where the caller has none; inside the caller's, this is no savepoint.
+        with transaction.atomic(using=get_settings().database, savepoint=False):
+            for start in range(0, len(rows), _ROWS_AT_ONCE):
+                part = slice(start, start + _ROWS_AT_ONCE)
+                inbox.put(rows[part], errors[part])
     return ids
 
 
-def _add_rows(envelope: Envelope, rows: list[NewMessage], errors: list[Exception | None]) -> str:
+def _add_rows(
+    envelope: Envelope,
+    rows: list[NewMessage],
+    errors: list[Exception | None],
+    traced: tracing.Traced,
+) -> str:
     declared, payload, event = encoded(envelope.event, "event")
     event_id = (
         str(uuid4()) if envelope.event_id is None else _identifier("event_id", envelope.event_id)
@@ -109,6 +115,7 @@ def _add_rows(envelope: Envelope, rows: list[NewMessage], errors: list[Exception
     else:
         correlation_id = cause.correlation_id if cause else event_id
     now = clock.now()
+    trace = traced.publish(declared.name, event_id, correlation_id)
     for found in routes:
         rows.append(
             NewMessage(
@@ -128,6 +135,7 @@ def _add_rows(envelope: Envelope, rows: list[NewMessage], errors: list[Exception
                 published_at=now,
                 status="dead" if found.error else "pending",
                 reason=_reason(declared.name, payload, found.error),
+                trace=trace,
             )
         )
         errors.append(found.error)
@@ -216,7 +224,8 @@ def publish_named(
         status="dead" if error else "pending",
         reason=_reason(name, text, error) or "this release does not know the event",
     )
-    with transaction.atomic(using=get_settings().database):
+    with tracing.publishing() as traced, transaction.atomic(using=get_settings().database):
+        unrouted.trace = traced.publish(name, event_id, conversation)
         inbox.put([unrouted], [error])
     return event_id
 
@@ -268,6 +277,7 @@ def route_stored(declared: MessageType, row: InboxMessage) -> int:
                 published_at=row.published_at,
                 status="dead" if found.error else "pending",
                 reason=_reason(declared.name, payload, found.error),
+                trace=row.trace,
             )
             for found in routes
         ],

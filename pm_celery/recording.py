@@ -186,6 +186,7 @@ def _command_row(case: Case, step: Step, command: IssuedCommand, now: datetime) 
         causation_id=row.message_id,
         depth=row.depth,
         issued_at=now,
+        trace=step.trace,
     )
 
 

@@ -48,6 +48,7 @@ class NewMessage:
     published_at: datetime
     status: str = "pending"
     reason: str = ""
+    trace: str = ""
 
 
 @dataclass(slots=True)
@@ -98,6 +99,7 @@ class InboxRow:
     depth: int
     occurred_at: datetime
     published_at: datetime
+    trace: str = ""
 
 
 @dataclass(slots=True)
@@ -171,3 +173,4 @@ class CommandRow:
     issued_at: datetime
     settled_at: datetime | None = None
     reason: str = ""
+    trace: str = ""

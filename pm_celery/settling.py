@@ -41,7 +41,7 @@ def die(command: OutboxCommand, error: BaseException) -> DeadLetter:
         attempts=command.attempts,
         **found,
     )
-    letters.write(alias, letter, error)
+    letters.write(alias, letter, error, command.trace)
     if command.instance_id is not None:
         inbox.put([_notice(command, letter, now)])
     return letter
@@ -73,6 +73,7 @@ def _notice(command: OutboxCommand, letter: DeadLetter, now: datetime) -> NewMes
         depth=command.depth + 1,
         occurred_at=now,
         published_at=now,
+        trace=command.trace,
     )
 
 

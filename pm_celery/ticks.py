@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from pm_celery import clock, outbox, pauses, tallies, timers, wakeups
+from pm_celery import clock, outbox, pauses, tallies, timers, tracing, wakeups
 from pm_celery.conf import get_settings
 from pm_celery.keys import PARTITIONS
 from pm_celery.models import Heartbeat
@@ -38,13 +38,14 @@ def tick() -> Ticked:
     beats = Heartbeat.objects.using(alias)
     if not beats.filter(name=TICK).update(beat_at=now):
         beats.bulk_create([Heartbeat(name=TICK, beat_at=now)], ignore_conflicts=True)
-    end = time.monotonic() + _LONGEST_SECONDS
+    began, end = time.time_ns(), time.monotonic() + _LONGEST_SECONDS
     pauses.release_resumed()
     fired = _until_none(timers.fire_due, end)
     partitions = wakeups.partitions_with_work(range(PARTITIONS))
     wakeups.wake_again(wakeups.common_lanes(partitions))
     dispatched = _until_none(outbox.dispatch_due, end)
     tallies.fold()
+    tracing.note_tick(began, fired=fired, partitions=len(partitions), dispatched=dispatched)
     return Ticked(fired, len(partitions), dispatched)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from django.db import connections, transaction
 
-from pm_celery import clock, inbox
+from pm_celery import clock, inbox, tracing
 from pm_celery.conf import get_settings
-from pm_celery.models import Instance, Timer
+from pm_celery.models import InboxMessage, Instance, Timer, Transition
 from pm_celery.rows import NewMessage
 
 __all__ = ["fire_due", "timeout_message", "timer_message"]
@@ -37,8 +38,9 @@ def _fire_timers(limit: int) -> int:
             .only("process", "key", "partition")
             .in_bulk({timer.instance_id for timer in due})
         )
+        traces = _traces_of_timers(alias, due)
         rows = [
-            timer_message(timer, owners[timer.instance_id], now)
+            timer_message(timer, owners[timer.instance_id], now, traces.get(timer.causation_id, ""))
             for timer in due
             if timer.instance_id in owners
         ]
@@ -47,8 +49,16 @@ def _fire_timers(limit: int) -> int:
     return len(due)
 
 
-def timer_message(timer: Timer, instance: Instance, now: datetime) -> NewMessage:
-    """The inbox row of a timer that fires: each setting of it has one id, so it is put in once."""
+def timer_message(
+    timer: Timer, instance: Instance, now: datetime, trace: str | None = None
+) -> NewMessage:
+    """The inbox row of a timer that fires: each setting of it has one id, so it is put in once.
+
+    trace: of what set it, if the caller knows.
+    """
+    if trace is None:
+        traces = _traces_of_timers(get_settings().database, [timer])
+        trace = traces.get(timer.causation_id, "")
     return NewMessage(
         message_id=timer.message_id,
         kind="timer",
@@ -65,7 +75,27 @@ def timer_message(timer: Timer, instance: Instance, now: datetime) -> NewMessage
         depth=0,
         occurred_at=timer.due_at,
         published_at=now,
+        trace=trace,
     )
+
+
+def _traces_of_timers(alias: str, timers: Sequence[Timer]) -> dict[str, str]:
+    """What the messages descend from in whose handlers they were set, while those are kept."""
+    if not timers or not tracing.is_on():
+        return {}
+    causes = {timer.causation_id for timer in timers}
+    rows = InboxMessage.objects.using(alias).filter(message_id__in=causes).exclude(trace="")
+    return dict(rows.values_list("message_id", "trace"))
+
+
+def _traces_of_timeouts(alias: str, instances: Sequence[Instance]) -> dict[int, str]:
+    """What the first messages of instances descend from, while those are kept."""
+    if not instances or not tracing.is_on():
+        return {}
+    steps = Transition.objects.using(alias).filter(instance__in=instances, number=1)
+    first = dict(steps.exclude(inbox_id=None).values_list("inbox_id", "instance_id"))
+    rows = InboxMessage.objects.using(alias).filter(pk__in=[pk for pk in first if pk is not None])
+    return {first[pk]: trace for pk, trace in rows.values_list("pk", "trace")}
 
 
 def _fire_timeouts(limit: int) -> int:
@@ -81,13 +111,26 @@ def _fire_timeouts(limit: int) -> int:
             .select_for_update(skip_locked=skip)
             .timeout_passed(now)[:limit]
         )
-        inbox.put([timeout_message(row, row.timeout_at or now, now) for row in due])
+        traces = _traces_of_timeouts(alias, due)
+        inbox.put(
+            [
+                timeout_message(row, row.timeout_at or now, now, traces.get(row.pk, ""))
+                for row in due
+            ]
+        )
         Instance.objects.using(alias).filter(pk__in=[row.pk for row in due]).update(timeout_at=None)
     return len(due)
 
 
-def timeout_message(instance: Instance, due_at: datetime, now: datetime) -> NewMessage:
-    """The inbox row of an instance's timeout: its id lets it be put in once, whoever tries."""
+def timeout_message(
+    instance: Instance, due_at: datetime, now: datetime, trace: str | None = None
+) -> NewMessage:
+    """The inbox row of an instance's timeout: its id lets it be put in once, whoever tries.
+
+    trace: of what started it, if the caller knows.
+    """
+    if trace is None:
+        trace = _traces_of_timeouts(get_settings().database, [instance]).get(instance.pk, "")
     return NewMessage(
         message_id=f"timeout:{instance.pk}",
         kind="timeout",
@@ -103,4 +146,5 @@ def timeout_message(instance: Instance, due_at: datetime, now: datetime) -> NewM
         depth=0,
         occurred_at=due_at,
         published_at=now,
+        trace=trace,
     )

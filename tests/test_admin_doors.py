@@ -19,9 +19,10 @@ from django.contrib.admin.utils import quote
 from django.contrib.auth.models import AnonymousUser, User
 from django.db.models import Model
 from django.test import Client
-from django.urls import URLPattern, URLResolver, get_resolver, reverse
+from django.urls import get_resolver, reverse
 
 from pm_celery.models import DeadLetter, Instance, Timer
+from tests.doors import patterns
 from tests.test_admin import (
     TABLES,
     everything,
@@ -74,15 +75,6 @@ class Door:
     @property
     def view(self) -> str:
         return self.name.rpartition("_")[2] if self.model else "app_list"
-
-
-def patterns(resolver: URLResolver, namespace: str = "") -> Iterator[tuple[str, URLPattern]]:
-    for found in resolver.url_patterns:
-        if isinstance(found, URLResolver):
-            inner = f"{namespace}{found.namespace}:" if found.namespace else namespace
-            yield from patterns(found, inner)
-        else:
-            yield namespace, found
 
 
 def doors() -> list[Door]:

@@ -23,6 +23,7 @@ from django.utils.http import urlencode
 from django.utils.translation import gettext_lazy as _
 
 from pm_celery import registry
+from pm_celery.admin import newest
 from pm_celery.conf import get_settings
 from pm_celery.definitions import ProcessDefinition
 from pm_celery.models import Instance
@@ -42,6 +43,9 @@ __all__ = [
     "ReadOnlyAdmin",
     "process_of",
 ]
+
+# What a list's address may hold besides filters.
+_NO_FILTERS = frozenset({"p", "o", "q", "all", "e", "_popup", "_to_field", "_facets"})
 
 # Counting stops here: COUNT(*) over millions of rows takes longer than all else on a page together.
 MOST_COUNTED = 10_000
@@ -79,11 +83,25 @@ class CappedPaginator(_Paginator):
 
 
 class Table(ChangeList):
-    """A list that leaves payloads, states and tracebacks in the database."""
+    """A list that leaves payloads, states and tracebacks in the database, and looks at the newest rows only
+    where a filter is one that no index answers."""
 
     def get_queryset(self, request: HttpRequest, *args: Any, **kwargs: Any) -> QuerySet[Any]:
         queryset = super().get_queryset(request, *args, **kwargs)
-        return cast("ReadOnlyAdmin", self.model_admin).slim(queryset)
+        its_admin = cast("ReadOnlyAdmin", self.model_admin)
+        filters = {name: value for name, value in request.GET.items() if name not in _NO_FILTERS}
+        alone = len(filters) == 1
+        is_narrow = any(
+            newest.is_narrow(self.model, name, str(value), alone=alone)
+            for name, value in filters.items()
+        )
+        # A search has narrowed it already.
+        if filters and not self.query and not is_narrow:
+            conversation = request.GET.get("correlation_id__exact", "")
+            if rows := newest.among(self.model, "correlation_id", conversation):
+                queryset = queryset.filter(rows)
+                its_admin.tell_that_only_newest(request, by_instance=bool(conversation))
+        return its_admin.slim(queryset)
 
     def get_results(self, request: HttpRequest) -> None:
         try:
@@ -221,7 +239,30 @@ class ReadOnlyAdmin(_ModelAdmin):
                 # The index that finds an instance by its key begins with the process.
                 names = [item.name for item in registry.listeners]
                 yield Q(**{f"{path}process__in": names, lookup: term})
-            yield Q(**{lookup: term})
+            condition = Q(**{lookup: term})
+            if newest.is_narrow(self.model, lookup):
+                yield condition
+            elif rows := newest.among(self.model, lookup.removesuffix("__exact"), term):
+                # By the key of an instance it was looked for above: a join with all of them takes long.
+                if not path or path == lookup:
+                    yield condition & rows
+                self.tell_that_only_newest(request, by_instance=True)
+            else:
+                yield condition
+
+    def tell_that_only_newest(self, request: HttpRequest, *, by_instance: bool) -> None:
+        """Say on the page that older rows may match as well."""
+        if getattr(request.resolver_match, "url_name", "") == "autocomplete":
+            return
+        text = _("Only the newest %(count)s rows were looked at: no index answers this question.")
+        if by_instance:
+            text = _(
+                "Only the rows of process instances that have it were looked at, and the newest %(count)s."
+            )
+        if text not in request.META.setdefault("pm_celery.told", []):
+            request.META["pm_celery.told"].append(text)
+            shown = text % {"count": f"{newest.NEWEST:,}"}
+            self.message_user(request, shown, messages.WARNING, fail_silently=True)
 
     # -- one row --------------------------------------------------------------------------------
 

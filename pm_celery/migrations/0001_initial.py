@@ -283,6 +283,17 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 ("depth", models.PositiveIntegerField(default=0, verbose_name="chain depth")),
+                (
+                    "trace",
+                    models.CharField(
+                        blank=True,
+                        db_default="",
+                        default="",
+                        help_text="W3C traceparent; empty where nothing was traced",
+                        max_length=55,
+                        verbose_name="trace",
+                    ),
+                ),
                 ("occurred_at", models.DateTimeField(verbose_name="occurred at")),
                 ("published_at", models.DateTimeField(verbose_name="published at")),
                 (
@@ -591,6 +602,17 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 ("depth", models.PositiveIntegerField(default=0, verbose_name="chain depth")),
+                (
+                    "trace",
+                    models.CharField(
+                        blank=True,
+                        db_default="",
+                        default="",
+                        help_text="W3C traceparent; empty where nothing was traced",
+                        max_length=55,
+                        verbose_name="trace",
+                    ),
+                ),
                 (
                     "duration",
                     models.FloatField(

@@ -8,11 +8,12 @@ from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.db.backends.ddl_references import Statement
+from django.utils.translation import gettext_lazy as _
 
 from pm_celery.keys import LONGEST_KEY
 from pm_celery.messages import LONGEST_NAME
 
-__all__ = ["IdentifierField", "OpenIndex", "name_field", "where"]
+__all__ = ["IdentifierField", "OpenIndex", "name_field", "trace_field", "where"]
 
 Rows = TypeVar("Rows", bound="models.QuerySet[Any]")
 
@@ -44,6 +45,19 @@ class IdentifierField(_CharField):
 def name_field(verbose_name: Any, **kwargs: Any) -> IdentifierField:
     """A column for the stable name of a process, event, command, timer or handler."""
     return IdentifierField(verbose_name, max_length=LONGEST_NAME, **kwargs)
+
+
+def trace_field() -> models.CharField[str, str]:
+    """A column for the span that a message or command descends from."""
+    return models.CharField(
+        _("trace"),
+        max_length=55,
+        blank=True,
+        default="",
+        # For a release that does not know the column and goes on inserting.
+        db_default="",
+        help_text=_("W3C traceparent; empty where nothing was traced"),
+    )
 
 
 class OpenIndex(models.Index):

@@ -9,7 +9,7 @@ from django.db import models
 from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 
-from pm_celery.models.fields import IdentifierField, OpenIndex, name_field, where
+from pm_celery.models.fields import IdentifierField, OpenIndex, name_field, trace_field, where
 
 __all__ = ["InboxMessage", "InboxStatus", "MessageKind"]
 
@@ -83,6 +83,7 @@ class InboxMessage(models.Model):
     correlation_id = IdentifierField(_("correlation id"))
     causation_id = IdentifierField(_("causation id"), blank=True)
     depth = models.PositiveIntegerField(_("chain depth"), default=0)
+    trace = trace_field()
     occurred_at = models.DateTimeField(_("occurred at"))
     published_at = models.DateTimeField(_("published at"))
     handled_at = models.DateTimeField(_("settled at"), null=True, blank=True)

@@ -9,7 +9,7 @@ from django.db import connections, models
 from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 
-from pm_celery.models.fields import IdentifierField, OpenIndex, name_field, where
+from pm_celery.models.fields import IdentifierField, OpenIndex, name_field, trace_field, where
 
 __all__ = ["UNSETTLED", "CommandKind", "CommandStatus", "OutboxCommand"]
 
@@ -82,6 +82,7 @@ class OutboxCommand(models.Model):
     correlation_id = IdentifierField(_("correlation id"))
     causation_id = IdentifierField(_("causation id"), blank=True)
     depth = models.PositiveIntegerField(_("chain depth"), default=0)
+    trace = trace_field()
     duration = models.FloatField(
         _("duration"), null=True, blank=True, help_text=_("seconds that the handler took")
     )

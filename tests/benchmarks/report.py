@@ -15,6 +15,7 @@ from tests.benchmarks.goals import Outcome, outcomes
 from tests.benchmarks.names import BARE, BY_HAND, DELAY, FLOOR
 from tests.benchmarks.results import Result, Summary, summaries
 from tests.benchmarks.stage import Stage
+from tests.benchmarks.tables import aligned
 
 __all__ = ["about", "line", "text", "write_json"]
 
@@ -172,24 +173,9 @@ def _times_delay(rows: Sequence[Summary]) -> list[_Column]:
 
 def _table(rows: Sequence[Summary], columns: Sequence[_Column]) -> str:
     cells = [[row.variant, *(show(row) for _, show in columns)] for row in rows]
-    return _aligned(["", *(title for title, _ in columns)], cells)
+    return aligned(["", *(title for title, _ in columns)], cells)
 
 
 def _goals(found: Iterable[Outcome]) -> str:
     rows = [[goal.title, goal.wanted, goal.found, goal.verdict] for goal in found]
-    return _aligned(["", "goal", "measured", ""], rows)
-
-
-def _aligned(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """The first column to the left, all others to the right."""
-    lines = [head, *rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            [
-                cells[0].ljust(widths[0]),
-                *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)),
-            ]
-        ).rstrip()
-        for cells in lines
-    )
+    return aligned(["", "goal", "measured", ""], rows)

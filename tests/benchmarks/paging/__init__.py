@@ -1,0 +1,1 @@
+"""The admin's pages where the tables are full: filling, visiting, judging."""

@@ -90,17 +90,21 @@ def in_handfuls(
         yield ids
 
 
-def documents(instances: Sequence[Instance], *, raw: bool = False) -> Documents:
+def documents(
+    instances: Sequence[Instance], *, raw: bool = False, newest: int | None = None
+) -> Documents:
     """Each instance with its transitions, commands, timers, dead letters and interventions, as plain data.
 
     raw: with the values that are not to be shown.
+    newest: of each sort only so many, the newest; for a single instance.
     """
     alias = get_settings().database
     ids = [instance.pk for instance in instances]
 
     def of(model: Any, *order: str) -> dict[int, list[Any]]:
+        found = model._default_manager.using(alias).filter(instance_id__in=ids).order_by(*order)
         rows = defaultdict(list)
-        for row in model._default_manager.using(alias).filter(instance_id__in=ids).order_by(*order):
+        for row in found if newest is None else reversed(found.reverse()[:newest]):
             rows[row.instance_id].append(row)
         return rows
 

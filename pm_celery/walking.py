@@ -21,13 +21,14 @@ def portions(
     that the index of ``order`` does not hold belong to whoever reads the portions: in the statement
     they would let it read on for as long as it finds nothing.
 
+    order: a column; or "pk", or "-pk" for the newest first.
     since: leave out rows with a smaller value in that column.
     """
     size = size or PORTION
-    named = list(dict.fromkeys(("pk", order, *columns)))
+    named = list(dict.fromkeys(("pk", order.removeprefix("-"), *columns)))
     # The first condition leads into the index; the second one takes what was seen of equals away.
     after = Q(**{f"{order}__gte": since}) if since is not None else Q()
-    ordered = rows.order_by("pk") if order == "pk" else rows.order_by(order, "pk")
+    ordered = rows.order_by(order) if order.endswith("pk") else rows.order_by(order, "pk")
     while True:
         portion = list(ordered.filter(after).values(*named)[:size])
         if portion:
@@ -37,6 +38,8 @@ def portions(
         last = portion[-1]
         if order == "pk":
             after = Q(pk__gt=last["pk"])
+        elif order == "-pk":
+            after = Q(pk__lt=last["pk"])
         else:
             equals = Q(**{order: last[order]}, pk__lte=last["pk"])
             after = Q(**{f"{order}__gte": last[order]}) & ~equals

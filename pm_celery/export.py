@@ -8,6 +8,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import reduce
 from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
@@ -34,6 +35,9 @@ __all__ = ["as_line", "data_of", "documents", "exported", "in_handfuls", "keeper
 # How many instances are held in memory at once: so many, or fewer that have so many transitions in all.
 _MOST_INSTANCES = 100
 _MOST_TRANSITIONS = 1000
+
+_SURELY_SHALLOW = 100
+_WITHIN = 400
 
 Documents = list[dict[str, Any]]
 
@@ -154,11 +158,15 @@ class _Shown:
 
 
 def data_of(text: str) -> Any:
-    """JSON as data; other text, and numbers that JSON cannot write again, as the text."""
+    """JSON as data; other text, and what JSON cannot write again, as the text."""
     try:
-        return json.loads(text, parse_float=_finite, parse_constant=_finite)
+        found = json.loads(text, parse_float=_finite, parse_constant=_finite)
+        if text.count("[") + text.count("{") > _SURELY_SHALLOW:
+            # What is as deep as Python can read is too deep to be written within something else.
+            json.dumps(reduce(lambda inner, _: [inner], range(_WITHIN), found))
     except (ValueError, RecursionError):
         return text
+    return found
 
 
 def _finite(text: str) -> float:

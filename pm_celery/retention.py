@@ -16,7 +16,7 @@ from typing import Any
 
 from django.db.models import Exists, OuterRef
 
-from pm_celery import clock, registry
+from pm_celery import clock, registry, signals
 from pm_celery.conf import get_settings
 from pm_celery.definitions import ProcessDefinition
 from pm_celery.durations import Duration, parse_duration
@@ -170,6 +170,13 @@ class _Prune:
                 Tally.objects.using(self.alias).filter(period=0, count=0, seconds=0)._raw_delete(
                     self.alias
                 )
+        if not self.dry_run and (self.pruned.total or self.pruned.loose):
+            signals.pruned.send_robust(
+                sender=Instance,
+                instances=self.pruned.total,
+                rows=self.pruned.loose,
+                spared=self.pruned.spared,
+            )
         return self.pruned
 
     def _is_due(self, age: timedelta, process: str, status: str = "") -> bool:

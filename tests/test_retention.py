@@ -35,6 +35,7 @@ from pm_celery.operations import dead_letters, instances, pauses, pruning
 from pm_celery.retention import prune
 from tests.driving import Time, drain
 from tests.orders import Paid, Placed, Plan, Shipped
+from tests.test_plans import plan_of
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -341,3 +342,29 @@ def test_checks_name_an_unknown_process_and_a_function_that_is_not_there(setting
     (error,) = checks.check_settings()
     assert error.id == "pm_celery.E030"
     assert "kepe" in error.msg
+
+
+WALKS: dict[str, tuple[Any, str]] = {
+    "pm_instance_ended_before": (Instance, "ended_at"),
+    "pm_inbox_settled_before": (InboxMessage, "handled_at"),
+    "pm_outbox_settled_before": (OutboxCommand, "settled_at"),
+}
+
+
+@pytest.mark.parametrize("index", WALKS)
+def test_each_portion_of_a_prune_is_read_by_the_index_made_for_it(index: str) -> None:
+    """Break: portions in the order of ids."""
+    ids = [uuid4() for _ in range(30)]
+    publish_many([Placed(order_id=order_id) for order_id in ids])
+    drain()
+    publish_many([Shipped(order_id=order_id) for order_id in ids])
+    drain()
+    model, column = WALKS[index]
+
+    def third_portion() -> None:
+        rows = model._default_manager.filter(**{f"{column}__lt": clock.now()})
+        walk = walking.portions(rows, column, "process", size=3)
+        for _ in range(3):
+            next(walk)
+
+    assert index in plan_of(third_portion)

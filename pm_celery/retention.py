@@ -226,9 +226,7 @@ class _Prune:
         """Of policies, unmatched, skipped, routed on; not of a process, which go with its instance."""
         rows = InboxMessage.objects.using(self.alias)
         living = Instance.objects.filter(process=OuterRef("process"), key=OuterRef("key"))
-        for portion in self._walk(
-            rows.all(), "handled_at", age, before, "process", "status", "kind"
-        ):
+        for portion in self._walk(rows.all(), "handled_at", age, before, "process", "status"):
             old = [
                 row["pk"]
                 for row in portion
@@ -274,10 +272,8 @@ class _Prune:
 
 def _has_transition(row: dict[str, Any]) -> bool:
     """Whether it goes with its instance: so nobody need ask for each whether that is still there."""
-    return (
-        row["status"] == "handled"
-        and row["kind"] != "failure"
-        and isinstance(registry.listeners.get(row["process"]), ProcessDefinition)
+    return row["status"] == "handled" and isinstance(
+        registry.listeners.get(row["process"]), ProcessDefinition
     )
 
 

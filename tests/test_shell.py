@@ -32,6 +32,13 @@ ORDER = "tests.Order"
 HOSTILE = "no \x1b[31mmoney\n\u202emore"
 
 
+class Hostile(KeyError):
+    """An error that is never retried; a KeyError's own text is a repr."""
+
+    def __str__(self) -> str:
+        return HOSTILE
+
+
 @dataclass
 class Ran:
     code: int
@@ -69,7 +76,7 @@ def placed() -> UUID:
 
 def failed() -> UUID:
     order_id = placed()
-    Plan.raise_in = {"paid": KeyError(HOSTILE)}
+    Plan.raise_in = {"paid": Hostile()}
     publish(Paid(order_id=order_id))
     drain()
     Plan.raise_in = {}
@@ -149,9 +156,9 @@ def test_lists_are_filtered_and_capped_and_say_that_there_is_more(
     capped = pm("list", "--status", "started", "--limit", 2, "--json")
     assert [row["key"] for row in capped.lines] == [str(keys[4]), str(keys[3])]
     assert "There may be more" in capped.err
-    for options in (["--process", ORDER], ["--exception", "KeyError"], ["--place", "handler"], []):
+    for options in (["--process", ORDER], ["--exception", "Hostile"], ["--place", "handler"], []):
         (letter,) = pm("list", "letters", "--json", *options).lines
-        assert (letter["key"], letter["exception"]) == (str(bad), "KeyError")
+        assert (letter["key"], letter["exception"]) == (str(bad), "Hostile")
     assert pm("list", "letters", "--exception", "ValueError").out == ""
     assert pm("list", "letters", "--status", "retried", "--json").lines == []
     timers = pm("list", "timers", "--json", "--process", ORDER, "--key", bad).lines
@@ -172,7 +179,7 @@ def test_an_instance_is_shown_by_id_or_key_with_its_state_and_timeline() -> None
     told = pm("show", ORDER, order_id, "--json").document
 
     assert by_key.code == 0
-    for text in ("tests.Placed", "failed", "cancel timer", "ann", "not needed", "KeyError"):
+    for text in ("tests.Placed", "failed", "cancel timer", "ann", "not needed", "Hostile"):
         assert text in by_key.out
     assert by_id.out.splitlines()[0] == by_key.out.splitlines()[0] == f"{ORDER} {order_id}"
     assert told["state"]["total"] == "9.90"
@@ -231,7 +238,7 @@ def test_letters_are_retried_by_id_or_all_that_match_and_what_is_refused_is_told
     first, second = failed(), failed()
     ids = list(DeadLetter.objects.order_by("pk").values_list("pk", flat=True))
 
-    dry = pm("retry", "--all", "--exception", "KeyError", "--dry-run", "--json")
+    dry = pm("retry", "--all", "--exception", "Hostile", "--dry-run", "--json")
     assert [line["id"] for line in dry.lines] == ids
     assert DeadLetter.objects.open().count() == 2
     assert pm("retry", "--all", "--process", ORDER, "--exception", "ValueError").code == 0

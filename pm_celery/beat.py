@@ -27,7 +27,7 @@ def entries() -> dict[str, dict[str, Any]]:
             "options": {"expires": _EXPIRES_SECONDS},
         }
     }
-    if settings.retention is not None:
+    if settings.retention.ages:
         found["pm_celery.prune"] = {"task": "pm_celery.prune", "schedule": 3600.0}
     return found
 

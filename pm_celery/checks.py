@@ -17,7 +17,7 @@ from django.db import DatabaseError, connections
 from django.db.migrations.executor import MigrationExecutor
 from pydantic import ValidationError
 
-from pm_celery import redaction, registry, wakeups
+from pm_celery import export, redaction, registry, wakeups
 from pm_celery.conf import Settings, get_settings
 from pm_celery.definitions import ProcessDefinition
 from pm_celery.exceptions import SettingsError
@@ -45,6 +45,7 @@ def check_settings(app_configs: AppConfigs = None, **_: Any) -> list[CheckMessag
     """E030: ``PM_CELERY`` is usable."""
     try:
         get_settings()
+        export.keeper()
     except SettingsError as error:
         return [_error("E030", str(error), "Correct PM_CELERY in your settings.")]
     return []
@@ -64,6 +65,7 @@ def check_declarations(app_configs: AppConfigs = None, **_: Any) -> list[CheckMe
     found += _check_names()
     found += _check_messages()
     found += _check_redaction()
+    found += _check_retention()
     return found
 
 
@@ -198,6 +200,24 @@ def _check_redaction() -> Iterator[CheckMessage]:
             "hidden by it.",
             f"Did you mean {near[0]!r}?" if near else "Correct it, or remove it.",
         )
+
+
+def _check_retention() -> Iterator[CheckMessage]:
+    try:
+        named = get_settings().retention.processes
+    except SettingsError:
+        return
+    known = sorted({listener.name for listener in registry.listeners})
+    for process in named:
+        if process not in known:
+            near = difflib.get_close_matches(process, known, n=1)
+            yield _warning(
+                "W050",
+                f"PM_CELERY['RETENTION'] names {process!r}, which no process and no policy is called.",
+                f"Did you mean {near[0]!r}?"
+                if near
+                else "Remove it once none of its rows are left.",
+            )
 
 
 def _check_shown_keys(definition: ProcessDefinition) -> Iterator[CheckMessage]:

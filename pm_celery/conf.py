@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, TypedDict
 
 from django.conf import settings as django_settings
 
 from pm_celery.durations import Duration, parse_duration
 from pm_celery.exceptions import SettingsError
+from pm_celery.keeping import Kept, Retention, read_retention
 
 __all__ = ["PmCelerySettings", "Settings", "get_settings"]
 
@@ -57,7 +61,11 @@ class PmCelerySettings(TypedDict, total=False):
         how many events may cause one another before the chain is stopped as a loop (256).
     RETENTION
         how long ended instances and settled rows are kept, such as ``"90d"``; ``None``, the default: for
-        ever.
+        ever. By process and status:
+        ``{"default": "90d", "shop.Loan": {"completed": "365d", "failed": None}}``.
+    EXPORT_BEFORE_PRUNE
+        what gets instances as dicts before they are removed: the dotted path of a function, or a directory
+        for files of JSON Lines (None).
     REDACT
         fields whose values are not to be shown on pages, in log lines and in dead letters: names or
         patterns such as ``"iban"``, ``"*.password"``, ``"billing.Paid.card"`` (none).
@@ -80,7 +88,8 @@ class PmCelerySettings(TypedDict, total=False):
     UNKNOWN_MESSAGE_WAIT: Duration
     MAX_PAYLOAD_BYTES: int
     MAX_CHAIN_DEPTH: int
-    RETENTION: Duration | None
+    RETENTION: Duration | Mapping[str, Kept] | None
+    EXPORT_BEFORE_PRUNE: str | Path | None
     REDACT: tuple[str, ...]
     TRACE_KEYS: bool
     AUTODISCOVER: tuple[str, ...]
@@ -103,7 +112,8 @@ class Settings:
     unknown_message_wait: timedelta = timedelta(seconds=15)
     max_payload_bytes: int = 1024 * 1024
     max_chain_depth: int = 256
-    retention: timedelta | None = None
+    retention: Retention = field(default_factory=Retention)
+    export_before_prune: str | Path | None = None
     redact: tuple[str, ...] = ()
     trace_keys: bool = False
     autodiscover: tuple[str, ...] = ("processes", "policies", "command_handlers")
@@ -151,6 +161,17 @@ def _patterns(value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _export(value: object) -> str | Path | None:
+    """A path if it has a slash in it, else a dotted name."""
+    if value is None or isinstance(value, Path):
+        return value
+    if isinstance(value, str) and ("/" in value or os.sep in value):
+        return Path(value)
+    if isinstance(value, str) and _PATTERN.fullmatch(value) and "." in value:
+        return value
+    raise ValueError("give a function's dotted path such as 'shop.archive.keep', or a directory")
+
+
 _READERS: dict[str, Any] = {
     "DATABASE": _alias,
     "QUEUES": _positive_int,
@@ -165,7 +186,8 @@ _READERS: dict[str, Any] = {
     "UNKNOWN_MESSAGE_WAIT": parse_duration,
     "MAX_PAYLOAD_BYTES": _positive_int,
     "MAX_CHAIN_DEPTH": _positive_int,
-    "RETENTION": lambda value: None if value is None else parse_duration(value),
+    "RETENTION": read_retention,
+    "EXPORT_BEFORE_PRUNE": _export,
     "REDACT": _patterns,
     "TRACE_KEYS": _bool,
     "AUTODISCOVER": _module_names,

@@ -191,6 +191,8 @@ def _announce_on_commit(alias: str, command: OutboxCommand) -> None:
     def announce() -> None:
         signals.command_settled.send_robust(
             sender=OutboxCommand,
+            process=command.process,
+            key=command.key,
             name=command.name,
             command_id=str(command.command_id),
             status="done",
@@ -280,6 +282,8 @@ def _note_failure(command: OutboxCommand, error: Exception, counted: bool) -> st
         raise error
     signals.command_retried.send_robust(
         sender=OutboxCommand,
+        process=locked.process,
+        key=locked.key,
         name=locked.name,
         command_id=str(locked.command_id),
         error=error,

@@ -27,7 +27,8 @@ _NEWS: list[tuple[Any, int, str]] = [
     (
         signals.command_retried,
         logging.WARNING,
-        "%(name)s %(command_id)s failed in run %(attempts)s, again at %(retry_at)s: %(error_text)s",
+        "%(process)s %(key)s: %(name)s %(command_id)s failed in run %(attempts)s, again at %(retry_at)s: "
+        "%(error_text)s",
     ),
     (signals.command_settled, logging.DEBUG, "%(name)s %(command_id)s: %(status)s"),
     (
@@ -51,7 +52,12 @@ _NEWS: list[tuple[Any, int, str]] = [
         "Celery did not take %(what)s, a later tick sends it: %(error_text)s",
     ),
     (signals.message_refused, logging.WARNING, "%(task)s did nothing: %(why)s"),
-    (signals.operated, logging.INFO, "%(verb)s %(subject)s by %(by)s"),
+    (signals.operated, logging.INFO, "%(verb)s %(subject)s by %(by)s; reason: %(reason)s"),
+    (
+        signals.pruned,
+        logging.INFO,
+        "pruned %(instances)s instances and %(rows)s other rows, %(spared)s were spared",
+    ),
 ]
 
 

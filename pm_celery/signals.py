@@ -15,6 +15,7 @@ __all__ = [
     "message_refused",
     "message_retried",
     "operated",
+    "pruned",
     "unknown_message",
     "worker_lost",
 ]
@@ -24,9 +25,9 @@ batch_recorded = Signal()
 # A run failed and will be repeated: process, key, name, message_id, error (the exception), error_text (its
 # words, without what ``PM_CELERY["REDACT"]`` hides), attempts, retry_at.
 message_retried = Signal()
-# The same of a command: name, command_id, error, error_text, attempts, retry_at.
+# The same of a command: process, key, name, command_id, error, error_text, attempts, retry_at.
 command_retried = Signal()
-# A command ran, or was given up: name, command_id, status.
+# A command ran: process, key, name, command_id, status.
 command_settled = Signal()
 # A dead letter was opened: letter_id, place, process, key, name, message_id, error, error_text.
 died = Signal()
@@ -40,3 +41,5 @@ message_refused = Signal()
 broker_unreachable = Signal()
 # An operator's verb did something: verb, by, subject, reason.
 operated = Signal()
+# A prune removed something: instances, rows that belonged to none, spared (numbers).
+pruned = Signal()

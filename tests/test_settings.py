@@ -14,6 +14,7 @@ import pytest
 
 from pm_celery.conf import PmCelerySettings, Settings, get_settings, read_settings
 from pm_celery.exceptions import SettingsError
+from pm_celery.keeping import Retention
 
 ROOT = Path(__file__).parent.parent
 
@@ -67,7 +68,7 @@ def test_every_setting_can_be_set() -> None:
         unknown_message_wait=timedelta(minutes=1),
         max_payload_bytes=5,
         max_chain_depth=7,
-        retention=timedelta(days=30),
+        retention=Retention.of(timedelta(days=30)),
         redact=("iban", "*.password"),
         autodiscover=("processes", "sagas"),
     )

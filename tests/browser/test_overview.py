@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 from playwright.sync_api import Page, expect
 
-from pm_celery import clock, publish, tallies, ticks
+from pm_celery import clock, publish, signs, tallies, ticks
 from pm_celery.operations import pauses
 from tests.browser.conftest import Look, Staff
 from tests.driving import Time, drain
@@ -46,7 +46,7 @@ def a_week_went_by() -> None:
 
 
 @pytest.fixture
-def orders(time: Time) -> None:
+def orders(time: Time, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two that run, one that was shipped, one that failed, and a process that is paused."""
     place_order()
     time.elapse("2h")
@@ -63,6 +63,9 @@ def orders(time: Time) -> None:
     a_week_went_by()
     pauses.pause("tests.Order", by="ann", reason="the warehouse burns")
     ticks.tick()
+    for worker in ("celery@orders-1", "celery@orders-2"):
+        monkeypatch.setattr(signs, "_next", 0.0)
+        signs.give(worker)
 
 
 def cell(page: Page, heading: str) -> str:
@@ -88,6 +91,7 @@ def test_the_overview_tells_what_runs_what_failed_and_what_is_late(
     assert cell(page, "Open dead letters") == "1"
     assert "paused by ann: the warehouse burns" in cell(page, "Process")
     expect(page.locator(".pm-banner")).to_have_count(0)
+    expect(page.locator(".pm-signs")).to_contain_text("celery@orders-2 (0 s ago)")
     lines = page.get_by_role("img", name="tests.Order: messages handled")
     assert lines.locator("polyline").get_attribute("points").count(",") == 60  # type: ignore[union-attr]
     week = page.get_by_role("img", name="Last week: failed runs")

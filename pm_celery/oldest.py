@@ -37,9 +37,10 @@ def find(processes: Collection[str]) -> dict[str, Instance]:
     there = {row.process: row for row in rows.running().filter(pk__in=marks.values())}
     found = {process: row for process, row in there.items() if marks.get(process) == row.pk}
     missing = set(processes) - found.keys()
+    begins = _first_id(0) if missing - marks.keys() else 0
     for process in missing:
         most = _ROWS_ON_A_PAGE // len(missing)
-        next_one = _first_running(process, marks.get(process, 0), most)
+        next_one = _first_running(process, marks.get(process, begins), most)
         if next_one is not None:
             found[process] = next_one
     return found
@@ -75,7 +76,7 @@ def move_marks() -> None:
 def _next_mark(alias: str, process: str, mark: int, now: datetime) -> int:
     """Where the oldest runs, or as far as it is certain that none does, within a portion of the table."""
     rows = Instance.objects.using(alias)
-    portion = _portion(mark, _ROWS_AT_ONCE)
+    portion = _portion(_first_id(mark), _ROWS_AT_ONCE)
     certain = Q(started_at__lte=now - _UNCERTAIN)
     running = rows.running().filter(portion, process=process).order_by("pk")
     first = running.values_list("pk", flat=True).first()
@@ -85,18 +86,19 @@ def _next_mark(alias: str, process: str, mark: int, now: datetime) -> int:
     return mark if passed is None else passed
 
 
-def _first_running(process: str, mark: int, most: int) -> Instance | None:
+def _first_running(process: str, begins: int, most: int) -> Instance | None:
     rows = Instance.objects.using(get_settings().database).defer("state").running()
-    return rows.filter(_portion(mark, most), process=process).order_by("pk").first()
+    return rows.filter(_portion(begins, most), process=process).order_by("pk").first()
 
 
-def _portion(mark: int, most: int) -> Q:
-    """So many ids from the first row on that is not below the mark.
-
-    By ids and not by LIMIT: what is read is bounded whatever is in the rows.
-    """
+def _first_id(mark: int) -> int:
+    """The id of the first row that is not below the mark: what was pruned may have left a long gap."""
     rows = Instance.objects.using(get_settings().database).filter(pk__gte=mark).order_by("pk")
-    begins = rows.values_list("pk", flat=True).first() or mark
+    return rows.values_list("pk", flat=True).first() or mark
+
+
+def _portion(begins: int, most: int) -> Q:
+    """So many ids. By ids and not by LIMIT: what is read is bounded whatever is in the rows."""
     return Q(pk__gte=begins, pk__lt=begins + most)
 
 

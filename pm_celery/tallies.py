@@ -260,17 +260,32 @@ def read(*questions: Asked) -> list[list[Counted]]:
     for _ in range(3):
         before = beats.first()
         answers = [_folded(alias, one) for one in asked]
-        for entry in TallyEntry.objects.using(alias).order_by("-id")[:_MOST_AT_ONCE]:
-            for period, start, key, count, seconds in _sums_of(entry):
-                for one, sums in zip(asked, answers, strict=True):
-                    if one.period == period and key[1] in one.what and start >= one.since:
-                        total = sums.setdefault(one.key(start, key), [0, 0.0])
-                        total[0] += count
-                        total[1] += seconds
+        _add_unfolded(alias, asked, answers)
         # Folded between the two questions, entries would be counted twice, or not at all.
         if beats.first() == before:
             break
     return [_counted(sums) for sums in answers]
+
+
+def _add_unfolded(
+    alias: str, asked: Collection[Asked], answers: Collection[dict[tuple[Any, ...], list[float]]]
+) -> None:
+    """Add what entries hold. There may be thousands: what nobody asked for is passed over at once."""
+    askers: dict[str, list[tuple[Asked, dict[tuple[Any, ...], list[float]]]]] = {}
+    for one, sums in zip(asked, answers, strict=True):
+        for what in one.what if one.period == _EVER else one.what & _OVER_TIME:
+            askers.setdefault(what, []).append((one, sums))
+    entries = TallyEntry.objects.using(alias).order_by("-id").values_list("at", "counts")
+    for at, counts in entries[:_MOST_AT_ONCE]:
+        starts = {one.period: _start(at, one.period) for one in asked}
+        for process, what, detail, bucket, count, seconds in json.loads(counts):
+            for one, sums in askers.get(what, ()):
+                start = starts[one.period]
+                if start >= one.since:
+                    key = one.key(start, (process, what, detail, bucket))
+                    total = sums.setdefault(key, [0, 0.0])
+                    total[0] += count
+                    total[1] += seconds
 
 
 def _counted(sums: dict[tuple[Any, ...], list[float]]) -> list[Counted]:

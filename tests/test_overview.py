@@ -16,6 +16,7 @@ from django.urls import path
 
 from pm_celery import clock, oldest, policy, publish, tallies, ticks
 from pm_celery.admin import DeadLetterAdmin, InstanceAdmin
+from pm_celery.admin.overview import page_of
 from pm_celery.models import DeadLetter, Heartbeat, Instance
 from pm_celery.operations import health, instances
 from pm_celery.operations.overview import ProcessRow, overview
@@ -204,6 +205,15 @@ def test_somebody_sees_what_is_of_the_tables_that_he_may_see() -> None:
     assert staff("retry_deadletter").get(URL).status_code == 404
 
 
+def test_a_table_that_a_projects_admin_lets_somebody_not_view_is_not_told_of() -> None:
+    shown = {"model": Instance, "perms": {"view": True}, "admin_url": "/instances/"}
+    hidden = {"model": DeadLetter, "perms": {"view": False}, "admin_url": "/letters/"}
+    page = page_of([{"models": [shown, hidden]}], "admin")
+    assert page is not None
+    assert "Open dead letters" not in [figure.name for figure in page.figures]
+    assert page_of([{"models": [hidden]}], "admin") is None
+
+
 def test_somebody_is_told_of_problems_with_what_he_may_see(time: Time) -> None:
     ticks.tick()
     publish(Placed(order_id=uuid4()))
@@ -236,6 +246,7 @@ def test_where_the_tables_are_not_migrated_the_page_says_so(
     assert page.status_code == 200
     assert 'data-problem="unmigrated"' in page.text
     assert "pm-processes" not in page.text
+    assert overview().processes == ()
 
 
 def test_names_and_reasons_are_escaped() -> None:

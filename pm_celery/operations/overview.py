@@ -149,6 +149,6 @@ def _course(sums: Iterable[tallies.Counted], period: int, since: datetime, now: 
     for found in sums:
         at = int(found.start.timestamp()) // period - first
         # What was counted since `now` is of no period of ours.
-        if 0 <= at < points:
+        if at < points:
             counts[found.what][at] += found.count
     return Course(period, since, tuple(counts[tallies.HANDLED]), tuple(counts[tallies.RUN_FAILED]))

@@ -146,6 +146,8 @@ def look() -> Look:
         for theme in ("light", "dark"):
             page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
             if folder:
+                # The theme's colours take a moment to change.
+                page.wait_for_timeout(300)
                 page.screenshot(path=Path(folder, f"{name}-{theme}.png"), full_page=True)
         page.emulate_media(color_scheme="light")
 

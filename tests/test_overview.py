@@ -67,6 +67,7 @@ def staff(*permissions: str) -> Client:
 
 
 def test_each_process_with_what_runs_what_ended_and_what_began_today(time: Time) -> None:
+    time.go_on_to_noon()
     place_order()
     time.elapse("25h")
     shipped = place_order()

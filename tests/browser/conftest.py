@@ -85,7 +85,13 @@ def browser(chromium_path: str) -> Iterator[Browser]:
 
 
 @pytest.fixture
-def page(browser: Browser, live_server: Any) -> Iterator[Page]:
+def errors() -> list[str]:
+    """What the browser complained of so far; who expects a complaint takes it out."""
+    return []
+
+
+@pytest.fixture
+def page(browser: Browser, live_server: Any, errors: list[str]) -> Iterator[Page]:
     """A tab in which nobody is logged in; an error in its console, or an address without an answer, fails the
     test."""
     context = browser.new_context(
@@ -93,7 +99,6 @@ def page(browser: Browser, live_server: Any) -> Iterator[Page]:
     )
     context.set_default_timeout(PATIENCE_MS)
     opened = context.new_page()
-    errors: list[str] = []
     opened.on("console", lambda said: errors.extend(_complaints(said)))
     opened.on("pageerror", lambda error: errors.append(str(error)))
     opened.on(

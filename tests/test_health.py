@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -10,7 +11,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from django.contrib.auth.models import Permission, User
-from django.db import connection
+from django.db import OperationalError, connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from prometheus_client.openmetrics.parser import (
@@ -175,6 +176,20 @@ def test_tables_that_are_not_migrated_are_told_and_nothing_is_asked_of_them(
         ["unmigrated"],
         False,
     )
+
+
+def test_a_database_that_cannot_be_read_is_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no() -> None:
+        raise OperationalError("connection refused\nSELECT what nobody need see")
+
+    monkeypatch.setattr(ticks, "last_tick", no)
+    found = health()
+    assert not found.is_ok
+    assert [problem.text for problem in found.problems] == [
+        "The database cannot be read: connection refused"
+    ]
 
 
 def test_a_setting_of_the_health_that_is_misspelt_names_the_nearest() -> None:
@@ -360,6 +375,13 @@ def test_a_run_is_in_the_bucket_of_its_duration_and_in_all_above() -> None:
         assert found["pm_celery_handler_duration_seconds_sum"]["placed", PROCESS] == pytest.approx(
             99.3015
         )
+
+
+def test_without_the_extra_it_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "pm_celery.metrics", raising=False)
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    answer = account("view_health").get(METRICS)
+    assert (answer.status_code, answer.text) == (501, "Install pm-celery[prometheus].\n")
 
 
 def test_names_that_hold_anything_are_escaped() -> None:

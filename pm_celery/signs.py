@@ -6,12 +6,12 @@ handles looks the same whether there is nobody or much to do.
 
 from __future__ import annotations
 
-import logging
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from django.db import DatabaseError
+from django.db import Error
 
 from pm_celery import clock
 from pm_celery.conf import get_settings
@@ -28,7 +28,6 @@ _MOST_SHOWN = 100
 
 _next = 0.0
 _next_forgetting = 0.0
-logger = logging.getLogger("pm_celery")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +45,9 @@ def give(worker: str) -> None:
     if moment < _next:
         return
     _next = moment + _EVERY_SECONDS
-    try:
+    # Without a database the task itself has more to say.
+    with suppress(Error):
         _write(f"{_WORKER}{worker}"[:_LONGEST])
-    except DatabaseError as error:
-        logger.debug("no sign of life could be written: %s", error)
 
 
 def _write(name: str) -> None:

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from django.contrib.auth.models import Permission, User
-from django.db import OperationalError, connection
+from django.db import InterfaceError, OperationalError, connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from prometheus_client.openmetrics.parser import (
@@ -235,6 +235,14 @@ def test_a_worker_that_runs_our_tasks_writes_down_every_ten_seconds_that_it_is_t
     tasks._sign_of_life(task=Sent)
     assert len(signs.seen()) == 1
     assert signs.seen()[0].at > before
+
+    def no(name: str) -> None:
+        raise InterfaceError("the connection is closed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(signs, "_next", 0.0)
+        patch.setattr(signs, "_write", no)
+        tasks._sign_of_life(task=Sent)
 
     later(time, 3700)
     assert signs.seen() == []

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from django.db import DatabaseError, connections
+from django.db import Error, connections
 from django.db.migrations.executor import MigrationExecutor
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
@@ -80,7 +80,7 @@ def health() -> Health:
             text = _("The tables of pm_celery are not migrated: run manage.py migrate.")
             return Health((Problem("unmigrated", text),), is_readable=False)
         return _health()
-    except DatabaseError as error:
+    except Error as error:
         # The first line: the rest may hold addresses and statements.
         words = (str(error).splitlines() or [""])[0][:200]
         text = _("The database cannot be read: %(error)s") % {"error": words}

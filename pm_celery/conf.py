@@ -19,10 +19,32 @@ from pm_celery.durations import Duration, parse_duration
 from pm_celery.exceptions import SettingsError
 from pm_celery.keeping import Kept, Retention, read_retention
 
-__all__ = ["PmCelerySettings", "Settings", "get_settings"]
+__all__ = ["HealthSettings", "Limits", "PmCelerySettings", "Settings", "get_settings"]
 
 # Parts of names between points; none of them is empty.
 _PATTERN = re.compile(r"[^\s.]+(\.[^\s.]+)*")
+
+
+class HealthSettings(TypedDict, total=False):
+    """The shape of ``PM_CELERY["HEALTH"]``.
+
+    TOKEN
+        who sends it may ask for health and metrics without an account (none).
+    TICK, INBOX, OUTBOX, TIMERS
+        how long ago the last tick may have been, and how late the longest overdue row may be (``"1m"``).
+    OPEN_LETTERS
+        how many dead letters may be open; ``None``, the default: any number.
+    UNKNOWN
+        for how long a message is told of that no release knew (``"5m"``).
+    """
+
+    TOKEN: str
+    TICK: Duration
+    INBOX: Duration
+    OUTBOX: Duration
+    TIMERS: Duration
+    OPEN_LETTERS: int | None
+    UNKNOWN: Duration
 
 
 class PmCelerySettings(TypedDict, total=False):
@@ -66,6 +88,8 @@ class PmCelerySettings(TypedDict, total=False):
     EXPORT_BEFORE_PRUNE
         what gets instances as dicts before they are removed: the dotted path of a function, or a directory
         for files of JSON Lines (None).
+    HEALTH
+        limits beyond which the health is bad, and the token of whoever asks for it.
     REDACT
         fields whose values are not to be shown on pages, in log lines and in dead letters: names or
         patterns such as ``"iban"``, ``"*.password"``, ``"billing.Paid.card"`` (none).
@@ -90,9 +114,23 @@ class PmCelerySettings(TypedDict, total=False):
     MAX_CHAIN_DEPTH: int
     RETENTION: Duration | Mapping[str, Kept] | None
     EXPORT_BEFORE_PRUNE: str | Path | None
+    HEALTH: HealthSettings
     REDACT: tuple[str, ...]
     TRACE_KEYS: bool
     AUTODISCOVER: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """``PM_CELERY["HEALTH"]`` with its defaults, checked; field names are its keys in lower case."""
+
+    token: str = field(default="", repr=False)
+    tick: timedelta = timedelta(minutes=1)
+    inbox: timedelta = timedelta(minutes=1)
+    outbox: timedelta = timedelta(minutes=1)
+    timers: timedelta = timedelta(minutes=1)
+    open_letters: int | None = None
+    unknown: timedelta = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +152,7 @@ class Settings:
     max_chain_depth: int = 256
     retention: Retention = field(default_factory=Retention)
     export_before_prune: str | Path | None = None
+    health: Limits = Limits()
     redact: tuple[str, ...] = ()
     trace_keys: bool = False
     autodiscover: tuple[str, ...] = ("processes", "policies", "command_handlers")
@@ -172,6 +211,33 @@ def _export(value: object) -> str | Path | None:
     raise ValueError("give a function's dotted path such as 'shop.archive.keep', or a directory")
 
 
+def _token(value: object) -> str:
+    if not isinstance(value, str) or not value.isascii() or value.strip() != value:
+        raise ValueError("give a text of ASCII, without blanks around it")
+    return value
+
+
+def _count(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError("give a whole number, 0 or more")
+    return value
+
+
+_LIMIT_READERS: dict[str, Any] = {
+    "TOKEN": _token,
+    "TICK": parse_duration,
+    "INBOX": parse_duration,
+    "OUTBOX": parse_duration,
+    "TIMERS": parse_duration,
+    "OPEN_LETTERS": lambda value: None if value is None else _count(value),
+    "UNKNOWN": parse_duration,
+}
+
+
+def _health(value: object) -> Limits:
+    return dataclasses.replace(Limits(), **_read("PM_CELERY['HEALTH']", value, _LIMIT_READERS))
+
+
 _READERS: dict[str, Any] = {
     "DATABASE": _alias,
     "QUEUES": _positive_int,
@@ -188,6 +254,7 @@ _READERS: dict[str, Any] = {
     "MAX_CHAIN_DEPTH": _positive_int,
     "RETENTION": read_retention,
     "EXPORT_BEFORE_PRUNE": _export,
+    "HEALTH": _health,
     "REDACT": _patterns,
     "TRACE_KEYS": _bool,
     "AUTODISCOVER": _module_names,
@@ -196,19 +263,25 @@ _READERS: dict[str, Any] = {
 
 def read_settings(given: object) -> Settings:
     """Check a ``PM_CELERY`` dict. Raises ``SettingsError`` that names key and remedy."""
+    return dataclasses.replace(Settings(), **_read("PM_CELERY", given, _READERS))
+
+
+def _read(where: str, given: object, readers: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(given, dict):
-        raise SettingsError(f"PM_CELERY must be a dict, not {type(given).__name__}.")
+        raise SettingsError(f"{where} must be a dict, not {type(given).__name__}.")
     values: dict[str, Any] = {}
     for key, value in given.items():
-        if key not in _READERS:
-            near = difflib.get_close_matches(str(key).upper(), _READERS, n=1, cutoff=0.4)
-            remedy = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(_READERS)}."
-            raise SettingsError(f"PM_CELERY has no setting {key!r}. {remedy}")
+        if key not in readers:
+            near = difflib.get_close_matches(str(key).upper(), readers, n=1, cutoff=0.4)
+            remedy = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(readers)}."
+            raise SettingsError(f"{where} has no setting {key!r}. {remedy}")
         try:
-            values[key.lower()] = _READERS[key](value)
+            values[key.lower()] = readers[key](value)
         except ValueError as error:
-            raise SettingsError(f"PM_CELERY[{key!r}] = {value!r}: {error}.") from None
-    return dataclasses.replace(Settings(), **values)
+            # What is wrong with a secret is told without it.
+            shown = "" if key == "TOKEN" else f" = {value!r}"
+            raise SettingsError(f"{where}[{key!r}]{shown}: {error}.") from None
+    return values
 
 
 @lru_cache(maxsize=1)

@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.db import connections, transaction
+from django.db.models import Sum
 
 from pm_celery import clock
 from pm_celery.conf import get_settings
@@ -32,11 +33,13 @@ __all__ = [
     "PERIODS",
     "RUN_FAILED",
     "UNKNOWN",
+    "Asked",
     "Counted",
     "Tallies",
     "ever",
     "fold",
     "over_time",
+    "read",
     "write",
 ]
 
@@ -177,6 +180,8 @@ def _sums_of(entry: TallyEntry) -> Iterator[tuple[int, datetime, Key, int, float
 
 
 def _start(at: datetime, period: int) -> datetime:
+    if period == _EVER:
+        return _EPOCH
     return datetime.fromtimestamp(int(at.timestamp()) // period * period, UTC)
 
 
@@ -220,31 +225,70 @@ def _portions(rows: list[Any], most: int) -> Iterable[list[Any]]:
 # -- reading ----------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question: sums of what, over periods of so many seconds (0: since ever) that began then or later;
+    ``summed``: of all processes and details together."""
+
+    what: frozenset[str]
+    period: int = _EVER
+    since: datetime = _EPOCH
+    summed: bool = False
+
+    def key(self, start: datetime, key: Key) -> tuple[Any, ...]:
+        process, what, detail, bucket = key
+        return (
+            (start, "", what, "", bucket) if self.summed else (start, process, what, detail, bucket)
+        )
+
+
 def ever(what: Collection[str]) -> list[Counted]:
     """Sums since ever, for each process, detail and bucket."""
-    return _read(what, _EVER, _EPOCH)
+    return read(Asked(frozenset(what)))[0]
 
 
 def over_time(what: Collection[str], period: int, since: datetime) -> list[Counted]:
     """Sums over periods of so many seconds (one of ``PERIODS``) that began at that moment or later."""
-    return _read(what, period, _start(since, period))
+    return read(Asked(frozenset(what), period, since))[0]
 
 
-def _read(what: Collection[str], period: int, since: datetime) -> list[Counted]:
+def read(*questions: Asked) -> list[list[Counted]]:
+    """Answer several questions about the same moment, and read what is not added up yet once for all."""
     alias = get_settings().database
+    asked = [replace(one, since=_start(one.since, one.period)) for one in questions]
     beats = Heartbeat.objects.using(alias).filter(name=FOLD).values_list("beat_at", flat=True)
     for _ in range(3):
         before = beats.first()
-        sums = _folded(alias, what, period, since)
-        for entry in TallyEntry.objects.using(alias).order_by("-id")[:_MOST_AT_ONCE]:
-            for of, start, key, count, seconds in _sums_of(entry):
-                if of == period and key[1] in what and start >= since:
-                    total = sums.setdefault((start, *key), [0, 0.0])
-                    total[0] += count
-                    total[1] += seconds
+        answers = [_folded(alias, one) for one in asked]
+        _add_unfolded(alias, asked, answers)
         # Folded between the two questions, entries would be counted twice, or not at all.
         if beats.first() == before:
             break
+    return [_counted(sums) for sums in answers]
+
+
+def _add_unfolded(
+    alias: str, asked: Collection[Asked], answers: Collection[dict[tuple[Any, ...], list[float]]]
+) -> None:
+    """Add what entries hold. There may be thousands: what nobody asked for is passed over at once."""
+    askers: dict[str, list[tuple[Asked, dict[tuple[Any, ...], list[float]]]]] = {}
+    for one, sums in zip(asked, answers, strict=True):
+        for what in one.what if one.period == _EVER else one.what & _OVER_TIME:
+            askers.setdefault(what, []).append((one, sums))
+    entries = TallyEntry.objects.using(alias).order_by("-id").values_list("at", "counts")
+    for at, counts in entries[:_MOST_AT_ONCE]:
+        starts = {one.period: _start(at, one.period) for one in asked}
+        for process, what, detail, bucket, count, seconds in json.loads(counts):
+            for one, sums in askers.get(what, ()):
+                start = starts[one.period]
+                if start >= one.since:
+                    key = one.key(start, (process, what, detail, bucket))
+                    total = sums.setdefault(key, [0, 0.0])
+                    total[0] += count
+                    total[1] += seconds
+
+
+def _counted(sums: dict[tuple[Any, ...], list[float]]) -> list[Counted]:
     return [
         Counted(process, counted, detail, bucket, start, int(count), seconds)
         for (start, process, counted, detail, bucket), (count, seconds) in sums.items()
@@ -252,9 +296,12 @@ def _read(what: Collection[str], period: int, since: datetime) -> list[Counted]:
     ]
 
 
-def _folded(
-    alias: str, what: Collection[str], period: int, since: datetime
-) -> dict[tuple[Any, ...], list[float]]:
-    rows = Tally.objects.using(alias).filter(period=period, start__gte=since, what__in=what)
+def _folded(alias: str, asked: Asked) -> dict[tuple[Any, ...], list[float]]:
+    rows: Any = Tally.objects.using(alias)
+    rows = rows.filter(period=asked.period, start__gte=asked.since, what__in=asked.what)
+    if asked.summed:
+        by = rows.values_list("start", "what", "bucket")
+        found = by.annotate(Sum("count"), Sum("seconds")).order_by()
+        return {(row[0], "", row[1], "", row[2]): [int(row[3]), row[4]] for row in found}
     columns = ("start", "process", "what", "detail", "bucket", "count", "seconds")
     return {row[:5]: [row[5], row[6]] for row in rows.values_list(*columns)}

@@ -7,7 +7,7 @@ from typing import Any
 
 from celery import Task, shared_task, signals
 
-from pm_celery import engine, execution, outbox, retention, settling, ticks
+from pm_celery import engine, execution, outbox, retention, settling, signs, ticks
 from pm_celery.accepting import JSON_ONLY, careful
 from pm_celery.conf import get_settings
 from pm_celery.exceptions import InvalidMessage, RefusedMessage
@@ -112,3 +112,13 @@ def _signature_done(sender: Any = None, **_: Any) -> None:
 def _signature_failed(sender: Any = None, exception: Any = None, **_: Any) -> None:
     if command_id := _ours(sender):
         settling.settle_signature(command_id, exception)
+
+
+# -- signs of life ----------------------------------------------------------------------------------
+
+
+# Before the task and not after it, for Celery's own receiver may close the connection then.
+@signals.task_prerun.connect(dispatch_uid="pm_celery.sign_of_life")
+def _sign_of_life(task: Any = None, **_: Any) -> None:
+    if task.name.startswith("pm_celery.") and not task.request.is_eager:
+        signs.give(task.request.hostname or "")

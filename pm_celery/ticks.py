@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from pm_celery import clock, outbox, pauses, tallies, timers, tracing, wakeups
+from pm_celery import clock, oldest, outbox, pauses, signs, tallies, timers, tracing, wakeups
 from pm_celery.conf import get_settings
 from pm_celery.keys import PARTITIONS
 from pm_celery.models import Heartbeat
@@ -45,6 +45,8 @@ def tick() -> Ticked:
     wakeups.wake_again(wakeups.common_lanes(partitions))
     dispatched = _until_none(outbox.dispatch_due, end)
     tallies.fold()
+    oldest.move_marks()
+    signs.forget_old()
     tracing.note_tick(began, fired=fired, partitions=len(partitions), dispatched=dispatched)
     return Ticked(fired, len(partitions), dispatched)
 

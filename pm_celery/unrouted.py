@@ -10,6 +10,7 @@ from pm_celery.letters import open_letter
 from pm_celery.models import InboxMessage
 from pm_celery.models.dead_letters import Place
 from pm_celery.publishing import route_stored
+from pm_celery.tallies import UNKNOWN, Tallies, write
 from pm_celery.wording import text_of
 
 __all__ = ["route_unrouted"]
@@ -31,6 +32,9 @@ def route_unrouted(message_id: int) -> None:
         now = clock.now()
         if declared is None or declared.version < row.version:
             row.due_at = now + settings.unknown_message_wait
+            counted = Tallies()
+            counted.add("", UNKNOWN, detail=row.name)
+            write(alias, counted, now)
             signals.unknown_message.send_robust(
                 sender=InboxMessage,
                 process="",

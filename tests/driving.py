@@ -97,3 +97,9 @@ class Time(ExitStack):
         """Let the clock go on, and handle what is due then."""
         self.enter_context(clock.travel(parse_duration(duration)))
         drain()
+
+    def go_on_to_noon(self) -> None:
+        """Let it be noon of the next day, in UTC: for tests that are about days."""
+        now = clock.now()
+        noon = now.replace(hour=12, minute=0, second=0, microsecond=0) + timedelta(days=1)
+        self.elapse(noon - now)

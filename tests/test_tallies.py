@@ -151,3 +151,23 @@ def test_reading_sums_takes_as_many_statements_however_many_rows_there_are(order
     ) as queries:
         there_are()
     assert len(queries) == 4
+
+
+def test_sums_of_all_processes_together_are_one_for_each_period_added_up_or_not(time: Time) -> None:
+    now = clock.now()
+
+    def add() -> None:
+        counted = tallies.Tallies()
+        counted.add("shop.A", tallies.UNKNOWN, 2, detail="shop.X")
+        counted.add("shop.B", tallies.UNKNOWN, 3, detail="shop.Y")
+        tallies.write("default", counted, now)
+
+    asked = tallies.Asked(frozenset({tallies.UNKNOWN}), 3600, now, summed=True)
+    add()
+    [[found]] = tallies.read(asked)
+    assert (found.process, found.detail, found.count) == ("", "", 5)
+
+    tallies.fold()
+    add()
+    [[found]] = tallies.read(asked)
+    assert (found.process, found.detail, found.count) == ("", "", 10)

@@ -22,7 +22,7 @@ from django.conf import settings
 from django.db import connections
 
 import pm_celery.broker
-from pm_celery import publish, publish_many
+from pm_celery import publish, publish_many, signs
 from pm_celery.listener import ListenerStep
 from pm_celery.models import (
     Batch,
@@ -214,6 +214,8 @@ def test_beat_ticks_once_the_app_is_installed(celery: Celery) -> None:
 
     first = Heartbeat.objects.get(name="tick").beat_at
     until(lambda: Heartbeat.objects.get(name="tick").beat_at > first)
+    [sign] = signs.seen()
+    assert sign.worker.startswith("worker@"), "two processes of one worker give one sign"
 
 
 def test_what_became_of_a_signature_is_learnt_from_celery(celery: Celery) -> None:

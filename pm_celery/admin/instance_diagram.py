@@ -15,7 +15,7 @@ __all__ = ["Picture", "picture"]
 
 _LINE = 16
 _PADDING = 10
-_WIDTH_OF_A_LETTER = 6.7
+_WIDTH_OF_A_LETTER, _WIDTH_OF_A_BOLD_LETTER = 7.0, 7.8
 _NARROWEST, _MOST_LETTERS = 110, 30
 _ENDING: Size = (110, 30)
 
@@ -107,10 +107,10 @@ def _written(found: Diagram, box: Box) -> _Written:
     name = found.short(box.name)
     titles = {
         "event": name,
-        "timer": f"⏱ {name}",
-        "timeout": "⌛ " + _("timeout"),
-        "command_failed": "⚠ " + _("%(command)s failed") % {"command": name},
-        "failure": "⚠ " + _("anything else failed"),
+        "timer": _("timer %(timer)s") % {"timer": name},
+        "timeout": _("timeout"),
+        "command_failed": _("%(command)s failed") % {"command": name},
+        "failure": _("anything else failed"),
     }
     written = [(titles[box.sort], "pm-strong", box.name)]
     if box.handler:
@@ -119,7 +119,8 @@ def _written(found: Diagram, box: Box) -> _Written:
         look = "pm-done" if sent else "pm-plain"
         written.append((f"→ {found.short(command)}", look, command))
     for timer, set_ in box.sets.items():
-        written.append((f"⏱ {timer}", "pm-done" if set_ else "pm-plain", timer))
+        text = _("timer %(timer)s") % {"timer": timer}
+        written.append((text, "pm-done" if set_ else "pm-plain", timer))
     return [(_cut(text), look, whole) for text, look, whole in written]
 
 
@@ -128,9 +129,10 @@ def _cut(text: str) -> str:
 
 
 def _size(written: _Written, box: Box) -> Size:
+    bold = len(written[0][0]) + (len(_badge(box)) + 2 if box.taken else 0)
     letters = max(len(text) for text, _look, _whole in written)
-    letters = max(letters, len(written[0][0]) + len(_badge(box)) + 2) if box.taken else letters
-    width = max(_NARROWEST, letters * _WIDTH_OF_A_LETTER + 2 * _PADDING)
+    letters_wide = max(bold * _WIDTH_OF_A_BOLD_LETTER, letters * _WIDTH_OF_A_LETTER)
+    width = max(_NARROWEST, letters_wide + 2 * _PADDING)
     return round(width, 1), len(written) * _LINE + _PADDING
 
 

@@ -249,6 +249,8 @@ class _Artist:
             return
         source, command = sent[step.causation_id]
         sort, label = box.sort, command
+        if step.kind == "failure":
+            sort = "command_failed"
         if sort == "timer":
             label = box.name
             origin = next(found for found in self.found.boxes if found.id == source)
@@ -258,6 +260,10 @@ class _Artist:
         self._arrow(source, box.id, sort, label).taken = True
 
     def _box_of(self, step: RoadStep) -> Box | None:
+        if step.kind == "failed":
+            kinds = ("event", "timer", "command_failed")
+            found = (self.boxes.get((kind, step.name)) for kind in kinds)
+            return next(filter(None, found), None)
         if step.kind not in ("event", "timer", "timeout", "command_failed", "failure"):
             return None
         for known in self.found.boxes:

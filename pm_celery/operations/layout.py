@@ -203,7 +203,43 @@ class _Drawing:
                     _mean([middles[other] for other in near[name]], middles[name]) for name in layer
                 ]
                 middles |= zip(layer, self._pushed_apart(layer, wanted), strict=True)
-        return middles
+        return self._side_by_side(middles)
+
+    def _side_by_side(self, middles: dict[str, float]) -> dict[str, float]:
+        """Parts that no arrow joins moved together, as near as their outlines allow."""
+        parts = sorted(self._parts(), key=lambda part: min(middles[name] for name in part))
+        right: dict[int, float] = {}
+        moved: dict[str, float] = {}
+        for part in parts:
+            shift = max(
+                (
+                    right[self.rank[name]] + _GAP - middles[name] + self._width(name) / 2
+                    for name in part
+                    if self.rank[name] in right
+                ),
+                default=-min(middles[name] - self._width(name) / 2 for name in part),
+            )
+            for name in part:
+                moved[name] = middles[name] + shift
+            for name in part:
+                edge = moved[name] + self._width(name) / 2
+                right[self.rank[name]] = max(right.get(self.rank[name], edge), edge)
+        return moved
+
+    def _parts(self) -> list[list[str]]:
+        parts: list[list[str]] = []
+        seen: set[str] = set()
+        for start in self.rank:
+            found, left = [], [start]
+            while left:
+                name = left.pop()
+                if name not in seen:
+                    seen.add(name)
+                    found.append(name)
+                    left += [*self.above[name], *self.below[name]]
+            if found:
+                parts.append(found)
+        return parts
 
     def _pushed_apart(self, layer: list[str], wanted: list[float]) -> Iterator[float]:
         """As near to what is wanted as the order and the gaps allow: between pushing right and left."""

@@ -19,7 +19,7 @@ from pm_celery.conf import get_settings
 from pm_celery.definitions import ProcessDefinition
 from pm_celery.models import Instance, Transition
 from pm_celery.operations.sources import Found, events_published_by, read_handler
-from pm_celery.operations.timeline import issued
+from pm_celery.operations.timeline import issued, wished
 
 __all__ = ["Arrow", "Box", "Diagram", "Ending", "RoadStep", "diagram", "draw", "road"]
 
@@ -29,7 +29,7 @@ LONGEST_ROAD = 500
 
 @dataclass(frozen=True, slots=True)
 class RoadStep:
-    """What the picture needs to know of a transition."""
+    """What the picture needs to know of a transition. timers: the names of those that it set."""
 
     number: int
     kind: str
@@ -39,6 +39,7 @@ class RoadStep:
     message_id: str
     causation_id: str
     commands: Sequence[tuple[str, str]]
+    timers: Sequence[str] = ()
 
 
 @dataclass(slots=True)
@@ -124,8 +125,9 @@ def road(instance: Instance, until: int | None = None) -> list[RoadStep]:
             message_id=row.message_id,
             causation_id=row.causation_id,
             commands=issued(row.commands),
+            timers=[timer.name for timer in wished(row.timers) if timer.due_at],
         )
-        for row in rows.defer("state", "timers").order_by("number")
+        for row in rows.defer("state").order_by("number")
     ]
 
 
@@ -228,6 +230,7 @@ class _Artist:
                 for id_, name in step.commands:
                     box.sends[name] = True
                     sent[id_] = box.id, name
+                box.sets |= dict.fromkeys(step.timers, True)
                 if step.message_id:
                     sent[step.message_id] = box.id, ""
                 self.found.last = box.id
@@ -253,8 +256,6 @@ class _Artist:
             sort = "command_failed"
         if sort == "timer":
             label = box.name
-            origin = next(found for found in self.found.boxes if found.id == source)
-            origin.sets[box.name] = True
         elif sort not in ("event", "command_failed"):
             return
         self._arrow(source, box.id, sort, label).taken = True

@@ -41,7 +41,7 @@ from pm_celery.operations.entries import (
 from pm_celery.operations.states import State, diff, initial_state, read_state
 from pm_celery.redaction import payload_shown
 
-__all__ = ["ALL", "state_as_of", "timeline"]
+__all__ = ["ALL", "issued", "state_as_of", "timeline", "wished"]
 
 # What a timeline is made of, for callers who may not see all of it.
 ALL = frozenset({"transitions", "messages", "commands", "letters", "timers", "interventions"})
@@ -195,7 +195,7 @@ class _Reader:
                 changes=compared[0] if compared else [],
                 total_changes=compared[1] if compared else None,
                 commands=[commands.get(id_) or Command(id_, name) for id_, name in wanted],
-                timers=_timers(row.timers),
+                timers=wished(row.timers),
             )
             self.found.entries.append(step)
             causes |= {id_: row.number for id_, _name in wanted}
@@ -333,7 +333,8 @@ def issued(commands: str) -> list[tuple[str, str]]:
         return []
 
 
-def _timers(timers: str) -> list[TimerWish]:
+def wished(timers: str) -> list[TimerWish]:
+    """What a transition wanted of timers."""
     try:
         return [
             TimerWish(str(name), datetime.fromisoformat(due) if due else None)

@@ -80,4 +80,5 @@ def _text(text: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    return "".join(char if char.isprintable() and char not in "{}%" else " " for char in text)
+    """Any text in a comment, which ends with its line and begins no directive."""
+    return "".join(char if char.isalnum() or char in " .,:_-()'" else " " for char in text[:200])

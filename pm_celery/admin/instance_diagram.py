@@ -44,6 +44,14 @@ class Shape:
     stub: str = ""
 
     @property
+    def stub_x(self) -> float:
+        return self.x - 10
+
+    @property
+    def stub_y(self) -> float:
+        return self.y + 13
+
+    @property
     def badge_x(self) -> float:
         return self.x + self.width - _PADDING
 

@@ -112,8 +112,11 @@ def diagram(process: str, taken: Iterable[RoadStep] = ()) -> str:
 def road(instance: Instance, until: int | None = None) -> list[RoadStep]:
     """The first transition of an instance and the last ones, at most so many, up to a number."""
     last = instance.number if until is None else until
+    # The instance stands in both conditions, so that each is a range of the index.
+    of_instance = Q(instance_id=instance.pk)
     rows = Transition.objects.using(get_settings().database).filter(
-        Q(number=1) | Q(number__gt=last - LONGEST_ROAD, number__lte=last), instance_id=instance.pk
+        (of_instance & Q(number=1))
+        | (of_instance & Q(number__gt=last - LONGEST_ROAD, number__lte=last))
     )
     return [
         RoadStep(

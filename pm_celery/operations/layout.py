@@ -16,7 +16,7 @@ __all__ = ["Layout", "Size", "lay_out"]
 _GAP = 28.0
 _GAP_OF_ARROWS = 16.0
 _GAP_OF_LAYERS = 46.0
-_MARGIN = 8.0
+_MARGIN = 18.0
 _ROUNDS = 12
 
 Size = tuple[float, float]
@@ -75,7 +75,7 @@ class _Drawing:
             for name, (width, _height) in self.sizes.items()
         }
         return Layout(
-            width=right + _MARGIN + 24,
+            width=right + _MARGIN + 10,
             height=y - _GAP_OF_LAYERS + _MARGIN,
             boxes=boxes,
             arrows=self._arrows(middles, tops),

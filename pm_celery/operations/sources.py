@@ -1,7 +1,7 @@
 """What a handler may decide, read from its source: the commands it sends, its timers, whether it completes.
 
-It is read and never run. What cannot be told from the source, a command held in a variable of unknown origin,
-say, is counted as unknown; source that is not there tells nothing.
+It is read, once for it takes milliseconds, and never run. What cannot be told from the source, a command
+held in a variable of unknown origin, say, is counted as unknown; source that is not there tells nothing.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import inspect
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from celery.canvas import Signature
@@ -42,17 +43,19 @@ class Found:
 
 def read_handler(cls: type, method: str) -> Found:
     """What a process manager's method may decide, with the methods and functions that it calls."""
-    reader = _Reader(cls)
-    function = getattr(cls, method, None)
-    if function is not None:
-        reader.read(function, 0)
-    return reader.found
+    return _read(getattr(cls, method, None), cls)
 
 
 def events_published_by(function: Callable[..., Any]) -> Found:
     """The events that a command handler may publish, with the functions of its project that it calls."""
-    reader = _Reader(None)
-    reader.read(function, 0)
+    return _read(function, None)
+
+
+@lru_cache(maxsize=1024)
+def _read(function: Any, cls: Any) -> Found:
+    reader = _Reader(cls)
+    if function is not None:
+        reader.read(function, 0)
     return reader.found
 
 

@@ -16,6 +16,7 @@ __all__ = ["Picture", "picture"]
 _LINE = 16
 _PADDING = 10
 _WIDTH_OF_A_LETTER, _WIDTH_OF_A_BOLD_LETTER = 7.0, 7.8
+_LIGHT = ("pm-quiet", "pm-plain")
 _NARROWEST, _MOST_LETTERS = 110, 30
 _ENDING: Size = (110, 30)
 
@@ -137,10 +138,13 @@ def _cut(text: str) -> str:
 
 
 def _size(written: _Written, box: Box) -> Size:
-    bold = len(written[0][0]) + (len(_badge(box)) + 2 if box.taken else 0)
-    letters = max(len(text) for text, _look, _whole in written)
-    letters_wide = max(bold * _WIDTH_OF_A_BOLD_LETTER, letters * _WIDTH_OF_A_LETTER)
-    width = max(_NARROWEST, letters_wide + 2 * _PADDING)
+    widths = [
+        len(text) * (_WIDTH_OF_A_LETTER if look in _LIGHT else _WIDTH_OF_A_BOLD_LETTER)
+        for text, look, _whole in written
+    ]
+    if box.taken:
+        widths[0] += (len(_badge(box)) + 2) * _WIDTH_OF_A_BOLD_LETTER
+    width = max(_NARROWEST, max(widths) + 2 * _PADDING)
     return round(width, 1), len(written) * _LINE + _PADDING
 
 

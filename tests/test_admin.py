@@ -26,7 +26,7 @@ from django.utils.html import escape
 from django.utils.timezone import now
 
 from pm_celery import ProcessManager, registry
-from pm_celery.admin import DeadLetterAdmin, InstanceAdmin, actions, instances, read_only
+from pm_celery.admin import DeadLetterAdmin, InstanceAdmin, actions, read_only
 from pm_celery.keys import partition_of
 from pm_celery.models import (
     Batch,
@@ -372,79 +372,6 @@ def test_a_correlation_id_leads_to_its_conversation(superuser: Client) -> None:
 # -- the page of one instance --------------------------------------------------------------------
 
 
-def sections(response: Any) -> dict[str, list[list[object]]]:
-    return {str(section.title): section.rows for section in response.context["sections"]}
-
-
-def test_an_instance_shows_all_that_belongs_to_it(superuser: Client) -> None:
-    letter = make_letter()
-    instance = Instance.objects.get()
-    transition, timer, command = (
-        make_transition(instance),
-        make_timer(instance),
-        make_command(instance, reason=HTML),
-    )
-    other = make_instance("order-2")
-    make_transition(other)
-    make_timer(other)
-    make_command(other)
-
-    response = superuser.get(page_url(instance))
-
-    assert {title: len(found) for title, found in sections(response).items()} == {
-        "transitions": 1,
-        "open dead letters": 1,
-        "timers": 1,
-        "commands": 1,
-    }
-    for row in (transition, timer, command, letter):
-        assert f'href="{page_url(row)}"' in response.text
-    assert "<td>shop.ReserveStock</td>" in response.text
-    assert f"<td>{escape(HTML)}</td>" in response.text
-
-
-def test_an_instance_shows_no_settled_letter(superuser: Client) -> None:
-    settle(make_letter())
-
-    response = superuser.get(page_url(Instance.objects.get()))
-
-    assert sections(response)["open dead letters"] == []
-
-
-def test_an_instance_shows_its_last_transitions_oldest_first(
-    superuser: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(instances, "MOST_SHOWN", 3)
-    instance = make_instance(number=5)
-    for number in (2, 1, 3, 5, 4):
-        make_transition(instance, number, handler=f"handler-{number}")
-
-    response = superuser.get(page_url(instance))
-
-    shown = [row[3] for row in sections(response)["transitions"]]
-    assert shown == ["handler-3", "handler-4", "handler-5"]
-    assert "Only the last 3 are shown." in response.text
-
-
-def test_a_longer_history_costs_no_further_query(superuser: Client) -> None:
-    instance = make_instance()
-    make_transition(instance)
-    superuser.get(page_url(instance))
-    with CaptureQueriesContext(connection) as few:
-        superuser.get(page_url(instance))
-    for number in range(2, 40):
-        make_transition(instance, number)
-
-    with CaptureQueriesContext(connection) as many:
-        superuser.get(page_url(instance))
-
-    assert len(many) == len(few)
-    transitions = [query["sql"] for query in many if "pm_celery_transition" in query["sql"]]
-    assert len(transitions) == 1
-    assert '"state"' not in transitions[0]
-    assert f"LIMIT {instances.MOST_SHOWN + 1}" in transitions[0]
-
-
 def test_the_list_of_an_instances_transitions_has_the_last_first(superuser: Client) -> None:
     instance = make_instance()
     for number in (3, 1, 2):
@@ -456,17 +383,6 @@ def test_the_list_of_an_instances_transitions_has_the_last_first(superuser: Clie
     response = superuser.get(url)
 
     assert [row.number for row in response.context["cl"].result_list] == [3, 2, 1]
-
-
-def test_an_instance_shows_only_tables_that_one_may_see() -> None:
-    make_letter()
-    instance = Instance.objects.get()
-    make_transition(instance)
-    client = staff(*viewing(Instance, Transition))
-
-    response = client.get(page_url(instance))
-
-    assert list(sections(response)) == ["transitions"]
 
 
 @pytest.mark.urls("tests.test_admin")
@@ -482,7 +398,8 @@ def test_an_own_admin_site_may_have_some_of_the_tables_only(superuser: Client) -
     assert link in shown.text
     assert f"{letter.name} {letter.message_ref}" in shown.text  # no link: it leads nowhere
     assert "/pm_celery/inboxmessage/" not in shown.text
-    assert list(sections(instance)) == ["open dead letters"]
+    assert instance.context["parts"] == {"letters", "interventions"}
+    assert f'href="/operations/pm_celery/deadletter/{letter.pk}/change/"' in instance.text
 
 
 # -- lists of millions ---------------------------------------------------------------------------

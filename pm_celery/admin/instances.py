@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from django.contrib import admin
@@ -13,22 +10,19 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext_lazy as _
 
 from pm_celery.admin.actions import Verb, carry_out
+from pm_celery.admin.instance_page import context_of
 from pm_celery.admin.read_only import (
     InstanceProcessFilter,
     ProcessFilter,
     ReadOnlyAdmin,
     process_of,
 )
-from pm_celery.conf import get_settings
-from pm_celery.models import DeadLetter, InboxMessage, Instance, OutboxCommand, Timer, Transition
+from pm_celery.models import InboxMessage, Instance, Transition
 from pm_celery.operations import instances
 from pm_celery.redaction import state_shown
 
 __all__ = ["InstanceAdmin", "TransitionAdmin"]
 
-
-# An instance may have any number of transitions; its page shows the last ones.
-MOST_SHOWN = 100
 
 CANCEL = Verb(
     name="cancel",
@@ -46,17 +40,6 @@ FIRE_TIMEOUT = Verb(
     not_done=_("%(count)s not told to time out: %(reasons)s."),
     logged=_("Timeout fired."),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """A table on an instance's page: the last rows of another table that belong to it."""
-
-    title: Any
-    headings: list[Any]
-    rows: list[list[object]]
-    more: bool
-    url: str
 
 
 @admin.register(Instance)
@@ -99,95 +82,8 @@ class InstanceAdmin(ReadOnlyAdmin):
     def render_change_form(
         self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
     ) -> HttpResponse:
-        instance: Instance = context["original"]
-        sections = (
-            self._transitions(request, instance),
-            self._dead_letters(request, instance),
-            self._timers(request, instance),
-            self._commands(request, instance),
-        )
-        context["sections"] = [section for section in sections if section]
+        context |= context_of(self, request, context["original"])
         return super().render_change_form(request, context, *args, **kwargs)
-
-    def _transitions(self, request: HttpRequest, instance: Instance) -> Section | None:
-        columns: dict[str, Callable[[Transition], object]] = {
-            "number": lambda row: self.link(
-                self.url("change", row.pk, model=Transition), row.number
-            ),
-            "kind": lambda row: row.get_kind_display(),
-            "name": lambda row: row.name,
-            "handler": lambda row: row.handler,
-            "status": lambda row: row.get_status_display(),
-            "commands": lambda row: _names(row.commands),
-            "attempt": lambda row: row.attempt,
-            "recorded_at": lambda row: row.recorded_at,
-        }
-        return self._section(request, instance, Transition, "number", columns)
-
-    def _dead_letters(self, request: HttpRequest, instance: Instance) -> Section | None:
-        columns: dict[str, Callable[[DeadLetter], object]] = {
-            "name": lambda row: self.link(self.url("change", row.pk, model=DeadLetter), row.name),
-            "place": lambda row: row.get_place_display(),
-            "handler": lambda row: row.handler,
-            "exception": lambda row: row.exception,
-            "attempts": lambda row: row.attempts,
-            "died_at": lambda row: row.died_at,
-        }
-        return self._section(
-            request, instance, DeadLetter, "id", columns, {"status": "open"}, _("open dead letters")
-        )
-
-    def _timers(self, request: HttpRequest, instance: Instance) -> Section | None:
-        columns: dict[str, Callable[[Timer], object]] = {
-            "name": lambda row: self.link(self.url("change", row.pk, model=Timer), row.name),
-            "due_at": lambda row: row.due_at,
-            "fired_at": lambda row: row.fired_at,
-        }
-        return self._section(request, instance, Timer, "due_at", columns)
-
-    def _commands(self, request: HttpRequest, instance: Instance) -> Section | None:
-        columns: dict[str, Callable[[OutboxCommand], object]] = {
-            "name": lambda row: self.link(
-                self.url("change", row.pk, model=OutboxCommand), row.name
-            ),
-            "status": lambda row: row.get_status_display(),
-            "reason": lambda row: row.reason,
-            "dispatches": lambda row: row.dispatches,
-            "attempts": lambda row: row.attempts,
-            "issued_at": lambda row: row.issued_at,
-            "settled_at": lambda row: row.settled_at,
-        }
-        return self._section(request, instance, OutboxCommand, "id", columns)
-
-    def _section(
-        self,
-        request: HttpRequest,
-        instance: Instance,
-        model: type[Any],
-        order: str,
-        columns: dict[str, Callable[[Any], object]],
-        only: dict[str, str] | None = None,
-        title: Any = None,
-    ) -> Section | None:
-        """The last rows of a table, oldest first; none for somebody who may not see that table."""
-        if not self.admin_site.is_registered(model):
-            return None
-        if not self.admin_site.get_model_admin(model).has_view_permission(request):
-            return None
-        opts = model._meta
-        rows = list(
-            model._default_manager.using(get_settings().database)
-            .filter(instance_id=instance.pk, **(only or {}))
-            .only(*(name for name in columns))
-            .order_by(f"-{order}")[: MOST_SHOWN + 1]
-        )
-        return Section(
-            title=title or opts.verbose_name_plural,
-            headings=[opts.get_field(name).verbose_name for name in columns],
-            rows=[[cell(row) for cell in columns.values()] for row in reversed(rows[:MOST_SHOWN])],
-            more=len(rows) > MOST_SHOWN,
-            url=self.url("changelist", model=model, instance__id__exact=instance.pk),
-        )
 
 
 @admin.register(Transition)
@@ -228,10 +124,3 @@ class TransitionAdmin(ReadOnlyAdmin):
     def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
         # Of one instance, read along its own index: by id the planner may walk the whole table.
         return ("-number",) if "instance__id__exact" in request.GET else ("-id",)
-
-
-def _names(commands: str) -> str:
-    try:
-        return ", ".join(name for _id, name in json.loads(commands))
-    except (ValueError, TypeError):
-        return commands

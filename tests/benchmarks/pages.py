@@ -104,7 +104,8 @@ def _measure(options: argparse.Namespace) -> int:
     if visitor.unknown:
         _say(f"Not visited, for their addresses cannot be filled in: {visitor.unknown}")
     sys.stdout.write(
-        f"{options.instances:,} instances: {len(found)} pages, {len(over)} over the limit\n"
+        f"{options.instances:,} instances: {len(found)} pages, {len(over)} over the limit; "
+        f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores\n"
     )
     return 1 if over or visitor.unknown else 0
 

@@ -144,7 +144,7 @@ def test_lists_are_filtered_and_capped_and_say_that_there_is_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Also where each portion of a table holds few that match."""
-    monkeypatch.setattr("pm_celery.walking.PORTION", 2)
+    monkeypatch.setattr("pm_celery.walking.RANGE", 2)
     keys = [placed() for _ in range(5)]
     bad = failed()
 

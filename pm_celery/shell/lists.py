@@ -17,7 +17,7 @@ from pm_celery.redaction import payload_shown
 from pm_celery.shell.asking import DONE, Family, Shell, Usage
 from pm_celery.shell.printing import moment
 from pm_celery.shell.selecting import process_named, when
-from pm_celery.walking import portions
+from pm_celery.walking import RANGE, newest_first
 
 __all__ = ["add"]
 
@@ -161,17 +161,15 @@ def _found(
             if _fits(row, wanted) and (since is None or getattr(row, listing.since) >= since)
         ]
         return found[:limit], len(found) > limit
+    fitting = rows.filter(**wanted)
+    if since is not None:
+        fitting = fitting.filter(**{f"{listing.since}__gte": since})
     ids: list[int] = []
     looked_at = 0
-    for portion in portions(rows.all(), "-pk", listing.since, *wanted):
-        ids += [
-            row["pk"]
-            for row in portion
-            if all(row[k] == v for k, v in wanted.items())
-            and (since is None or row[listing.since] >= since)
-        ]
-        looked_at += len(portion)
-        if len(ids) > limit or looked_at >= _MOST_LOOKED_AT:
+    for found_ids in newest_first(fitting, _MOST_LOOKED_AT):
+        ids += found_ids
+        looked_at += RANGE
+        if len(ids) > limit:
             break
     shown = rows.select_related(*related).in_bulk(ids[:limit])
     is_cut = len(ids) > limit or looked_at >= _MOST_LOOKED_AT

@@ -18,7 +18,7 @@ from pm_celery.durations import parse_duration
 from pm_celery.models import InboxMessage, Instance, Pause
 from pm_celery.models.instances import InstanceStatus
 from pm_celery.shell.asking import Shell, Subject, Usage
-from pm_celery.walking import portions
+from pm_celery.walking import RANGE, newest_first
 
 __all__ = [
     "add_instances",
@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 _LARGEST_ID = 2**63 - 1
+_AT_ONCE = 500
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -153,14 +154,19 @@ def _named(given: list[str]) -> list[Instance]:
 
 
 def _of_status(shell: Shell, process: str, status: str) -> Iterator[Subject]:
+    """The oldest first. What has ended cannot be changed, and what was given up has ended."""
     rows = Instance.objects.using(get_settings().database)
+    fitting = rows.filter(process=process, status=status, ended_at=None)
+    ids: list[int] = []
     with shell.bar("looking at instances") as bar:
-        for portion in portions(rows.all(), "pk", "process", "status", "key", "ended_at"):
-            bar.step(len(portion))
-            for row in portion:
-                # What has ended cannot be changed, and what was given up has ended.
-                if row["process"] == process and row["status"] == status and not row["ended_at"]:
-                    yield _subject(row["pk"], process, row["key"])
+        for found in newest_first(fitting, _LARGEST_ID):
+            ids += found
+            bar.step(RANGE)
+    ids.reverse()
+    for start in range(0, len(ids), _AT_ONCE):
+        part = fitting.filter(pk__in=ids[start : start + _AT_ONCE]).order_by("pk")
+        for id_, key in part.values_list("pk", "key"):
+            yield _subject(id_, process, key)
 
 
 def subject_of(row: Instance) -> Subject:

@@ -61,6 +61,9 @@ class PmCelerySettings(TypedDict, total=False):
     REDACT
         fields whose values are not to be shown on pages, in log lines and in dead letters: names or
         patterns such as ``"iban"``, ``"*.password"``, ``"billing.Paid.card"`` (none).
+    EDIT_PAYLOADS
+        whether operators who have the permission may change the payload of a dead letter and retry it
+        (False).
     AUTODISCOVER
         the modules (or packages) that are imported from every installed app.
     """
@@ -80,6 +83,7 @@ class PmCelerySettings(TypedDict, total=False):
     MAX_CHAIN_DEPTH: int
     RETENTION: Duration | None
     REDACT: tuple[str, ...]
+    EDIT_PAYLOADS: bool
     AUTODISCOVER: tuple[str, ...]
 
 
@@ -102,6 +106,7 @@ class Settings:
     max_chain_depth: int = 256
     retention: timedelta | None = None
     redact: tuple[str, ...] = ()
+    edit_payloads: bool = False
     autodiscover: tuple[str, ...] = ("processes", "policies", "command_handlers")
 
 
@@ -163,6 +168,7 @@ _READERS: dict[str, Any] = {
     "MAX_CHAIN_DEPTH": _positive_int,
     "RETENTION": lambda value: None if value is None else parse_duration(value),
     "REDACT": _patterns,
+    "EDIT_PAYLOADS": _bool,
     "AUTODISCOVER": _module_names,
 }
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from pm_celery import clock, outbox, pauses, tallies, timers, wakeups
+from pm_celery import bulks, clock, outbox, pauses, tallies, timers, wakeups
 from pm_celery.conf import get_settings
 from pm_celery.keys import PARTITIONS
 from pm_celery.models import Heartbeat
@@ -44,6 +44,7 @@ def tick() -> Ticked:
     partitions = wakeups.partitions_with_work(range(PARTITIONS))
     wakeups.wake_again(wakeups.common_lanes(partitions))
     dispatched = _until_none(outbox.dispatch_due, end)
+    bulks.send_stranded()
     tallies.fold()
     return Ticked(fired, len(partitions), dispatched)
 

@@ -9,7 +9,16 @@ from uuid import uuid4
 
 import pytest
 
-from pm_celery import ProcessManager, Sensitive, command, command_handler, event, handle, on_timer
+from pm_celery import (
+    ProcessManager,
+    Retry,
+    Sensitive,
+    command,
+    command_handler,
+    event,
+    handle,
+    on_timer,
+)
 from pm_celery import publish as publish_event
 from pm_celery.exceptions import Refused
 from pm_celery.models import DeadLetter, InboxMessage, Instance, Intervention, OutboxCommand
@@ -47,7 +56,7 @@ def game(settings: Any) -> None:
             if event.amount <= 0:
                 raise KeyError("amount")
             self.send(Announce(account=event.account, amount=event.amount - 1))
-            self.set_timer("call", "1h", {"tries": 0})
+            self.set_timer("call", "1h", payload={"tries": 0})
 
         @on_timer("call")
         def call(self, payload: dict[str, int]) -> None:
@@ -56,11 +65,7 @@ def game(settings: Any) -> None:
                 raise TypeError("tries")
 
         class Meta:
-            from pm_celery import Retry
-
             retry = Retry("fixed", delay="1s", max_retries=0, jitter=False)
-
-    from pm_celery import Retry
 
     @command_handler(Announce, retry=Retry("fixed", delay="1s", max_retries=0, jitter=False))
     def announce(command: Announce) -> None:

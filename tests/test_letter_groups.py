@@ -239,7 +239,7 @@ def test_all_that_match_are_retried_from_the_form_that_asks_for_the_reason(
     monkeypatch.setattr(bulks, "send", lambda bulk_id: None)
     fail(2, KeyError(1))
     address = f"{url('changelist')}?group={LetterGroup.objects.get().pk}&status__exact=open"
-    values = {"action": "retry", "index": "0", "select_across": "1"}
+    values = {"action": "retry", "_selected_action": "1", "select_across": "1"}
     asked = admin_client.post(address, values).text
     form = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', asked))
     assert "2 open dead letters match." in asked
@@ -257,7 +257,7 @@ def test_all_that_match_are_retried_from_the_form_that_asks_for_the_reason(
 def test_what_the_list_shows_and_no_condition_says_is_refused(admin_client: Client) -> None:
     fail(1, KeyError(1))
     for query in ("?attempts__gt=0", "?status__exact=retried"):
-        values = {"action": "retry", "index": "0", "select_across": "1"}
+        values = {"action": "retry", "_selected_action": "1", "select_across": "1"}
         answer = admin_client.post(url("changelist") + query, values, follow=True)
         assert "Nothing was done: " in answer.text
     assert not BulkAction.objects.exists()

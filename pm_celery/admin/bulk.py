@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.utils.translation import gettext as _
@@ -89,6 +90,8 @@ def _ask(
         "media": its_admin.media,
         "verb": _names()[verb.name],
         "action": verb.name,
+        "action_checkbox_name": ACTION_CHECKBOX_NAME,
+        "ticked": request.POST.get(ACTION_CHECKBOX_NAME, ""),
         "warning": verb.warning,
         "conditions": _told(conditions),
         "count": min(count, _MOST_COUNTED),

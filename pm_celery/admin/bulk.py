@@ -159,6 +159,11 @@ class BulkActionAdmin(ReadOnlyAdmin):
                 self.log_change(request, row, "Stopped.")
                 self.message_user(request, _("%(row)s: stopped.") % {"row": row}, messages.SUCCESS)
 
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        """Those that the words above them do not say."""
+        told = ("by", "reason", "asked_at", "worked_at", "ended_at")
+        return [field for field in self._fields if getattr(field, "__name__", field) in told]
+
     def render_change_form(
         self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
     ) -> HttpResponse:

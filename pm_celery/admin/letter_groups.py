@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["GroupFilter", "groups_view"]
 
-_WIDTH, _HEIGHT = 240, 36
+_WIDTH, _HEIGHT = 150, 30
 _MOST_BARS = 48
 
 

@@ -1,7 +1,7 @@
 """Bulk actions: a verb for all letters that a filter finds, each letter once, and the counts true.
 
-Breaks that turned these red: the count in a transaction of its own; the cursor not compared under the
-lock; ``last`` left out; the tick's step left out; the remainder not counted as already settled.
+Breaks that turned these red: no savepoint around the verb; a cursor one too far; ``last`` left out; the tick's
+step left out; the remainder not counted as already settled.
 """
 
 from __future__ import annotations

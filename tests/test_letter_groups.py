@@ -1,7 +1,8 @@
 """Groups of dead letters, and what hangs on one letter: the same few queries however many there are.
 
 Breaks that turned these red: `only_open` not heeded; the series begun one period late; the newest letter
-asked of the open ones only; parked messages counted without regard to the letter's status.
+asked of the open ones only; parked messages counted without regard to the letter's
+status; a post without a note that empties it; an original payload shown as it is stored.
 """
 
 from __future__ import annotations
@@ -173,6 +174,20 @@ def test_the_page_of_a_letter_answers_without_a_further_click(
     assert "Traceback" in page
 
 
+def test_the_original_payload_is_shown_without_what_is_hidden(
+    failed: DeadLetter, settings: Any, admin_client: Client
+) -> None:
+    DeadLetter.objects.filter(pk=failed.pk).update(original_payload='{"pin": "secret-4711"}')
+    settings.PM_CELERY = {"REDACT": ["pin"]}
+
+    page = admin_client.get(url("change", failed.pk)).text
+
+    assert "before it was changed" in page
+    assert "as it was changed" in page
+    assert "secret-4711" not in page
+    assert "•••" in page
+
+
 def test_a_note_and_a_payload_need_a_permission_each(failed: DeadLetter, settings: Any) -> None:
     settings.PM_CELERY = {"EDIT_PAYLOADS": True}
     client = staff("view_deadletter", "annotate_deadletter")
@@ -184,7 +199,7 @@ def test_a_note_and_a_payload_need_a_permission_each(failed: DeadLetter, setting
     assert answer.status_code == 302
     failed.refresh_from_db()
     assert failed.note == "ask the bank"
-    assert client.post(url("note", failed.pk), {}).status_code == 200
+    assert client.post(url("note", failed.pk), {"nonsense": "x"}).status_code == 200
     failed.refresh_from_db()
     assert failed.note == "ask the bank"
 

@@ -1,7 +1,7 @@
 """Bulk actions: a verb for all letters that a filter finds, each letter once, and the counts true.
 
-Breaks that turned these red: no savepoint around the verb; a cursor one too far; ``last`` left out; the tick's
-step left out; the remainder not counted as already settled.
+Breaks that turned these red: no savepoint around the verb; a cursor one too far; ``last`` left out; the
+tick's step left out; the remainder not counted as already settled.
 """
 
 from __future__ import annotations

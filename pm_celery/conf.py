@@ -95,6 +95,9 @@ class PmCelerySettings(TypedDict, total=False):
         patterns such as ``"iban"``, ``"*.password"``, ``"billing.Paid.card"`` (none).
     TRACE_KEYS
         spans of OpenTelemetry tell the correlation key as well (False): it may be personal.
+    EDIT_PAYLOADS
+        whether operators who have the permission may change the payload of a dead letter and retry it
+        (False).
     AUTODISCOVER
         the modules (or packages) that are imported from every installed app.
     """
@@ -117,6 +120,7 @@ class PmCelerySettings(TypedDict, total=False):
     HEALTH: HealthSettings
     REDACT: tuple[str, ...]
     TRACE_KEYS: bool
+    EDIT_PAYLOADS: bool
     AUTODISCOVER: tuple[str, ...]
 
 
@@ -155,6 +159,7 @@ class Settings:
     health: Limits = Limits()
     redact: tuple[str, ...] = ()
     trace_keys: bool = False
+    edit_payloads: bool = False
     autodiscover: tuple[str, ...] = ("processes", "policies", "command_handlers")
 
 
@@ -257,6 +262,7 @@ _READERS: dict[str, Any] = {
     "HEALTH": _health,
     "REDACT": _patterns,
     "TRACE_KEYS": _bool,
+    "EDIT_PAYLOADS": _bool,
     "AUTODISCOVER": _module_names,
 }
 

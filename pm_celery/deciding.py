@@ -26,7 +26,7 @@ from pm_celery.process import ProcessManager
 from pm_celery.retries import Retry
 from pm_celery.rows import InboxRow, InstanceRow
 
-__all__ = ["decide", "handler_of", "react", "retry_of"]
+__all__ = ["decide", "handler_of", "react", "retry_of", "timer_adapter"]
 
 
 def handler_of(definition: ProcessDefinition, row: InboxRow) -> EventHandler | str:
@@ -169,7 +169,7 @@ def _arguments(
     if isinstance(handler, EventHandler):
         return (handler.event.decode(row.payload),)
     if row.kind == "timer":
-        adapter = _payload_adapter(getattr(definition.cls, method))
+        adapter = timer_adapter(getattr(definition.cls, method))
         if adapter is None:
             return ()
         try:
@@ -182,7 +182,7 @@ def _arguments(
 
 
 @lru_cache(maxsize=1024)
-def _payload_adapter(method: Any) -> TypeAdapter[Any] | None:
+def timer_adapter(method: Any) -> TypeAdapter[Any] | None:
     """How a timer's payload becomes the method's parameter; None if it takes none."""
     parameters = list(inspect.signature(method, eval_str=True).parameters.values())[1:]
     if not parameters:

@@ -13,11 +13,12 @@ from pm_celery.conf import get_settings
 from pm_celery.exceptions import InvalidMessage, RefusedMessage
 from pm_celery.execution import is_command_id
 from pm_celery.keys import PARTITIONS
+from pm_celery.operations import bulk as bulk_actions
 from pm_celery.publishing import publish_named
 from pm_celery.transience import repeated
 from pm_celery.wording import text_of
 
-__all__ = ["advance", "prune", "publish", "run_command", "tick"]
+__all__ = ["advance", "bulk", "prune", "publish", "run_command", "tick"]
 
 # A signature of a task without a time limit holds its lease this long once it has begun, in seconds.
 _SIGNATURE_SECONDS = 3600.0
@@ -52,6 +53,15 @@ def run_command(command_id: str) -> str:
 def prune() -> int:
     """Remove what ``PM_CELERY["RETENTION"]`` no longer keeps. Beat sends it once an hour."""
     return retention.prune()
+
+
+@shared_task(name="pm_celery.bulk", ignore_result=True, **JSON_ONLY)
+@careful("pm_celery.bulk")
+def bulk(bulk_id: int) -> None:
+    """Go on with a bulk action that an operator asked for."""
+    if type(bulk_id) is not int or not 0 < bulk_id < 2**63:
+        raise RefusedMessage(f"there is no bulk action {bulk_id!r:.80}")
+    repeated(get_settings().database, partial(bulk_actions.work, bulk_id), times=3)
 
 
 # Acknowledged late: until the row is committed, the message is all there is of the event.

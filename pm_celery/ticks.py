@@ -10,7 +10,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from pm_celery import clock, oldest, outbox, pauses, signs, tallies, timers, tracing, wakeups
+from pm_celery import (
+    bulks,
+    clock,
+    oldest,
+    outbox,
+    pauses,
+    signs,
+    tallies,
+    timers,
+    tracing,
+    wakeups,
+)
 from pm_celery.conf import get_settings
 from pm_celery.keys import PARTITIONS
 from pm_celery.models import Heartbeat
@@ -44,6 +55,7 @@ def tick() -> Ticked:
     partitions = wakeups.partitions_with_work(range(PARTITIONS))
     wakeups.wake_again(wakeups.common_lanes(partitions))
     dispatched = _until_none(outbox.dispatch_due, end)
+    bulks.send_stranded()
     tallies.fold()
     oldest.move_marks()
     signs.forget_old()

@@ -30,6 +30,7 @@ from pm_celery.admin import DeadLetterAdmin, InstanceAdmin, actions, read_only
 from pm_celery.keys import partition_of
 from pm_celery.models import (
     Batch,
+    BulkAction,
     DeadLetter,
     Heartbeat,
     InboxMessage,
@@ -47,6 +48,7 @@ PROCESS = "shop.OrderFulfillment"
 HTML = '<script>alert("pm_celery")</script>'
 TABLES = (
     Batch,
+    BulkAction,
     DeadLetter,
     Heartbeat,
     InboxMessage,
@@ -223,6 +225,9 @@ def rows() -> dict[type[Model], Model]:
     instance = make_instance(f"order {HTML}")
     return {
         Batch: Batch.objects.create(message_ids=json.dumps([HTML]), began_at=now()),
+        BulkAction: BulkAction.objects.create(
+            verb="retry", conditions="{}", total=1, last=0, by=f"ann {HTML}", asked_at=now()
+        ),
         DeadLetter: letter,
         Heartbeat: Heartbeat.objects.create(name=f"tick {HTML}", beat_at=now()),
         InboxMessage: make_message(instance),
@@ -859,9 +864,14 @@ def test_all_rows_of_a_filter_may_be_selected(superuser: Client) -> None:
     letters = [make_letter(f"order-{number}") for number in range(3)]
     settle(letters[1])
 
-    response = act(superuser, "retry", letters[0], query="?status__exact=open", select_across="1")
+    query = "?status__exact=open"
+    asked = act(superuser, "retry", letters[0], query=query, select_across="1")
+    started = act(superuser, "retry", letters[0], query=query, select_across="1", reason="mended")
 
-    assert told(response) == [("success", "2 retried.")]
+    assert "2 open dead letters match." in asked.text
+    assert told(started) == [("success", "A worker begins with 2 dead letters.")]
+    found = BulkAction.objects.get()
+    assert (found.verb, found.total, found.by, found.reason) == ("retry", 2, "admin", "mended")
 
 
 def test_too_many_at_once_are_refused_as_a_whole(

@@ -174,7 +174,7 @@ def test_a_right_id_among_wrong_ones_runs_once(game: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "task", ["advance", "tick", "prune", "publish", "run_command", "command.forged.Hide"]
+    "task", ["advance", "tick", "prune", "bulk", "publish", "run_command", "command.forged.Hide"]
 )
 @pytest.mark.parametrize(
     ("arguments", "named"),

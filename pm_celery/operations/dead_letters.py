@@ -1,6 +1,9 @@
-"""Verbs for dead letters: retry, and discard. A letter is settled once, by one of them."""
+"""Verbs for dead letters: retry, discard, annotate. A letter is settled once, by one of them."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 from django.db import transaction
 
@@ -18,7 +21,10 @@ from pm_celery.publishing import route_stored
 from pm_celery.wakeups import wake_on_commit
 from pm_celery.wording import name_of, text_of
 
-__all__ = ["discard", "retry"]
+__all__ = ["ALREADY_SETTLED", "annotate", "discard", "locked", "retry", "write_down"]
+
+ALREADY_SETTLED = "already settled"
+LONGEST_NOTE = 10_000
 
 
 def retry(letter_id: int, *, by: str = "", reason: str = "") -> None:
@@ -29,7 +35,7 @@ def retry(letter_id: int, *, by: str = "", reason: str = "") -> None:
     """
     alias = get_settings().database
     with transaction.atomic(using=alias):
-        letter, instance = _locked(alias, letter_id)
+        letter, instance = locked(alias, letter_id)
         if letter.place == Place.PUBLISH:
             raise Refused(
                 "its id was used before and the first event stands: publish it with a new id"
@@ -49,7 +55,7 @@ def discard(letter_id: int, *, resume: bool = True, by: str = "", reason: str = 
     """
     alias = get_settings().database
     with transaction.atomic(using=alias):
-        letter, instance = _locked(alias, letter_id)
+        letter, instance = locked(alias, letter_id)
         now = clock.now()
         if letter.command_id is not None:
             OutboxCommand.objects.using(alias).filter(
@@ -72,7 +78,24 @@ def discard(letter_id: int, *, resume: bool = True, by: str = "", reason: str = 
         _settle(alias, letter, LetterStatus.DISCARDED, "discard dead letter", by, reason)
 
 
-def _locked(alias: str, letter_id: int) -> tuple[DeadLetter, Instance | None]:
+def annotate(letter_id: int, note: str, *, by: str = "", reason: str = "") -> None:
+    """Write a note on a letter, settled or not, in place of the one that it had. Raises ``Refused``."""
+    if "\x00" in note:
+        raise Refused("the note holds the character U+0000, which databases refuse")
+    if len(note) > LONGEST_NOTE:
+        raise Refused(f"the note is longer than {LONGEST_NOTE:,} characters")
+    alias = get_settings().database
+    with transaction.atomic(using=alias):
+        letter = DeadLetter.objects.using(alias).select_for_update().filter(pk=letter_id).first()
+        if letter is None:
+            raise Refused("there is no such letter")
+        details = {"letter": letter.pk, "before": letter.note}
+        letter.note = note
+        letter.save(using=alias, update_fields=["note"])
+        write_down(alias, letter, "annotate dead letter", by, reason, details)
+
+
+def locked(alias: str, letter_id: int) -> tuple[DeadLetter, Instance | None]:
     """The letter and its instance, locked: the instance first, as the engine does. Raises ``Refused``."""
     seen = DeadLetter.objects.using(alias).filter(pk=letter_id).first()
     if seen is None:
@@ -82,7 +105,7 @@ def _locked(alias: str, letter_id: int) -> tuple[DeadLetter, Instance | None]:
         instance = instances.locked(seen.instance_id)
     letter = DeadLetter.objects.using(alias).select_for_update().filter(pk=letter_id).first()
     if letter is None or letter.status != LetterStatus.OPEN:
-        raise Refused("already settled")
+        raise Refused(ALREADY_SETTLED)
     return letter, instance
 
 
@@ -90,16 +113,23 @@ def _settle(alias: str, letter: DeadLetter, status: str, verb: str, by: str, rea
     letter.status, letter.settled_at, letter.settled_by = status, clock.now(), by[:255]
     letter.save(using=alias, update_fields=["status", "settled_at", "settled_by"])
     note_settled(alias, [letter], letter.settled_at)
+    write_down(alias, letter, verb, by, reason, {"letter": letter.pk})
+
+
+def write_down(
+    alias: str, letter: DeadLetter, verb: str, by: str, reason: str, details: Mapping[str, Any]
+) -> None:
+    """Write an intervention on a letter into its instance's timeline."""
     intervene(
         alias,
         verb,
         f"{letter.pk} ({letter})",
         by=by,
         reason=reason,
-        instance=letter.instance if letter.instance_id else None,
+        instance=Instance.objects.using(alias).filter(pk=letter.instance_id or 0).first(),
         process=letter.process,
         key=letter.key,
-        details={"letter": letter.pk},
+        details=details,
     )
 
 

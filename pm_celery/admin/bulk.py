@@ -1,0 +1,182 @@
+"""Bulk actions: asked for from the list of dead letters, watched, stopped."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from django.contrib import admin, messages
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from pm_celery.admin.actions import Verb
+from pm_celery.admin.read_only import ReadOnlyAdmin
+from pm_celery.conf import get_settings
+from pm_celery.exceptions import Refused
+from pm_celery.models import BulkAction, DeadLetter, LetterGroup
+from pm_celery.operations import bulk
+
+if TYPE_CHECKING:
+    from pm_celery.admin.dead_letters import DeadLetterAdmin
+
+__all__ = ["BulkActionAdmin", "ask_or_start"]
+
+_MOST_COUNTED = 10_000
+_LONGEST_REASON = 2000
+# What of a list's address can be a condition; bulk actions are about open letters in any case.
+_LOOKUPS = {f"{name}{suffix}": name for name in bulk.CONDITIONS[:-2] for suffix in ("", "__exact")}
+
+
+def _conditions(its_admin: DeadLetterAdmin, request: HttpRequest) -> dict[str, str]:
+    """What the list is filtered by, as conditions. Raises ``Refused`` for what cannot be one."""
+    found: dict[str, str] = {}
+    for lookup in request.GET:
+        value = str(request.GET[lookup])
+        if lookup == "status__exact":
+            if value != "open":
+                raise Refused(_("only open letters can be acted on: filter by the status “open”"))
+        elif lookup in _LOOKUPS:
+            found[_LOOKUPS[lookup]] = value
+        elif lookup == "q" and value.strip():
+            term = value.strip()
+            by_key = its_admin.get_queryset(request).filter(key=term)
+            found["key" if "\x00" not in term and by_key.exists() else "message_ref"] = term
+        elif lookup not in ("q", "p", "o"):
+            raise Refused(_("not all at once by the filter “%(name)s”") % {"name": lookup})
+    return found
+
+
+def ask_or_start(
+    its_admin: DeadLetterAdmin, request: HttpRequest, verb: Verb
+) -> HttpResponse | None:
+    """Ask whether, and why, to act on all letters of the list's filter; then let a worker begin."""
+    reason = request.POST.get("reason", "").strip()
+    try:
+        conditions = _conditions(its_admin, request)
+        count = bulk.matching(conditions, most=_MOST_COUNTED + 1)
+        if not count:
+            raise Refused(_("no open letter is like that"))
+        if request.POST.get("confirmed") != "yes" or not reason or len(reason) > _LONGEST_REASON:
+            return _ask(its_admin, request, verb, conditions, count, reason)
+        by = request.user.get_username()
+        started = bulk.start(verb.name, conditions, by=by, reason=reason.replace("\x00", ""))
+    except Refused as refused:
+        text = _("Nothing was done: %(why)s.") % {"why": refused}
+        its_admin.message_user(request, text, messages.ERROR)
+        return None
+    text = _("A worker begins with %(count)s dead letters.") % {"count": started.total}
+    its_admin.message_user(request, text, messages.SUCCESS)
+    url = its_admin.url("change", started.pk, model=BulkAction)
+    return HttpResponseRedirect(url) if url else None
+
+
+def _ask(
+    its_admin: DeadLetterAdmin,
+    request: HttpRequest,
+    verb: Verb,
+    conditions: dict[str, str],
+    count: int,
+    reason: str,
+) -> HttpResponse:
+    request.current_app = its_admin.admin_site.name
+    context = {
+        **its_admin.admin_site.each_context(request),
+        "title": _("Act on all dead letters that match?"),
+        "subtitle": None,
+        "opts": its_admin.opts,
+        "media": its_admin.media,
+        "verb": _names()[verb.name],
+        "action": verb.name,
+        "action_checkbox_name": ACTION_CHECKBOX_NAME,
+        "ticked": request.POST.get(ACTION_CHECKBOX_NAME, ""),
+        "warning": verb.warning,
+        "conditions": _told(conditions),
+        "count": min(count, _MOST_COUNTED),
+        "more": count > _MOST_COUNTED,
+        "reason": reason,
+        "longest": _LONGEST_REASON,
+        "lacks_reason": request.POST.get("confirmed") == "yes",
+        "back": request.get_full_path(),
+    }
+    return TemplateResponse(request, "admin/pm_celery/deadletter/bulk.html", context)
+
+
+def _names() -> dict[str, str]:
+    return {
+        "retry": _("Retry"),
+        "discard_and_resume": _("Discard and resume the instances"),
+        "discard_for_good": _("Discard and leave the instances failed for good"),
+    }
+
+
+def _told(conditions: dict[str, str]) -> list[tuple[str, str]]:
+    """Conditions as people read them."""
+    found = []
+    for name, value in conditions.items():
+        told = value
+        if name == "group":
+            group = LetterGroup.objects.using(get_settings().database).filter(pk=value).first()
+            told = str(group or value)
+        field = name.partition("__")[0]
+        found.append((str(DeadLetter._meta.get_field(field).verbose_name), told))  # type: ignore[union-attr]
+    return found
+
+
+@admin.register(BulkAction)
+class BulkActionAdmin(ReadOnlyAdmin):
+    """What was asked for, and how far it is. A page refreshes itself until its action has ended."""
+
+    change_form_template = "admin/pm_celery/bulkaction/progress.html"
+    list_display = ("id", "verb_name", "counts", "by", "asked_at", "ended_at", "stopped_by")
+    actions = ("stop",)
+
+    @admin.display(description=gettext_lazy("verb"))
+    def verb_name(self, row: BulkAction) -> str:
+        return _names().get(row.verb, row.verb)
+
+    @admin.display(description=gettext_lazy("done"))
+    def counts(self, row: BulkAction) -> str:
+        return f"{row.done} / {row.total}"
+
+    def has_stop_permission(self, request: HttpRequest) -> bool:
+        """Whoever may begin one may stop one."""
+        may = request.user.has_perm
+        return may("pm_celery.retry_deadletter") or may("pm_celery.discard_deadletter")
+
+    @admin.action(permissions=["stop"], description=gettext_lazy("Stop"))
+    def stop(self, request: HttpRequest, queryset: Any) -> None:
+        by, reason = request.user.get_username(), request.POST.get("reason", "").strip()
+        for row in self.slim(queryset).order_by("pk")[:500]:
+            try:
+                bulk.stop(row.pk, by=by, reason=reason.replace("\x00", "")[:_LONGEST_REASON])
+            except Refused as refused:
+                text = _("%(row)s: not stopped: %(why)s.") % {"row": row, "why": refused}
+                self.message_user(request, text, messages.WARNING)
+            else:
+                self.log_change(request, row, "Stopped.")
+                self.message_user(request, _("%(row)s: stopped.") % {"row": row}, messages.SUCCESS)
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        """Those that the words above them do not say."""
+        told = ("by", "reason", "asked_at", "worked_at", "ended_at")
+        return [field for field in self._fields if getattr(field, "__name__", field) in told]
+
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> HttpResponse:
+        row: BulkAction = context["original"]
+        found = bulk.progress(row.pk)
+        settled = found.total - found.left
+        context |= {
+            "title": _names().get(row.verb, row.verb),
+            "subtitle": None,
+            "progress": found,
+            "percent": 100 * settled // found.total if found.total else 100,
+            "settled": settled,
+            "conditions": _told(json.loads(row.conditions)),
+            "letters_url": self.url("changelist", model=DeadLetter, bulk__id__exact=row.pk),
+        }
+        return super().render_change_form(request, context, *args, **kwargs)

@@ -58,6 +58,8 @@ class PmCelerySettings(TypedDict, total=False):
     RETENTION
         how long ended instances and settled rows are kept, such as ``"90d"``; ``None``, the default: for
         ever.
+    REASON_REQUIRED
+        whether the admin asks for a reason before it acts, and takes no empty one (True).
     REDACT
         fields whose values are not to be shown on pages, in log lines and in dead letters: names or
         patterns such as ``"iban"``, ``"*.password"``, ``"billing.Paid.card"`` (none).
@@ -79,6 +81,7 @@ class PmCelerySettings(TypedDict, total=False):
     MAX_PAYLOAD_BYTES: int
     MAX_CHAIN_DEPTH: int
     RETENTION: Duration | None
+    REASON_REQUIRED: bool
     REDACT: tuple[str, ...]
     AUTODISCOVER: tuple[str, ...]
 
@@ -101,6 +104,7 @@ class Settings:
     max_payload_bytes: int = 1024 * 1024
     max_chain_depth: int = 256
     retention: timedelta | None = None
+    reason_required: bool = True
     redact: tuple[str, ...] = ()
     autodiscover: tuple[str, ...] = ("processes", "policies", "command_handlers")
 
@@ -162,6 +166,7 @@ _READERS: dict[str, Any] = {
     "MAX_PAYLOAD_BYTES": _positive_int,
     "MAX_CHAIN_DEPTH": _positive_int,
     "RETENTION": lambda value: None if value is None else parse_duration(value),
+    "REASON_REQUIRED": _bool,
     "REDACT": _patterns,
     "AUTODISCOVER": _module_names,
 }

@@ -34,6 +34,7 @@ from pm_celery.models import (
     Heartbeat,
     InboxMessage,
     Instance,
+    Intervention,
     OutboxCommand,
     Timer,
     Transition,
@@ -44,6 +45,7 @@ from pm_celery.operations import dead_letters
 pytestmark = pytest.mark.django_db
 
 PROCESS = "shop.OrderFulfillment"
+REASON = "The customer called."
 HTML = '<script>alert("pm_celery")</script>'
 TABLES = (
     Batch,
@@ -66,21 +68,28 @@ urlpatterns = [path("admin/", admin.site.urls), path("operations/", own_site.url
 
 @dataclass(frozen=True)
 class Action:
-    """An action with the permission that it needs, and whether it asks first."""
+    """An action with the permission that it needs, and what it asks besides a reason."""
 
     model: type[Model]
     name: str
     permission: str
-    asks: bool
+    asks: tuple[tuple[str, str], ...] = ()
 
 
 ACTIONS = (
-    Action(DeadLetter, "retry", "retry_deadletter", False),
-    Action(DeadLetter, "discard_and_resume", "discard_deadletter", True),
-    Action(DeadLetter, "discard_for_good", "discard_deadletter", True),
-    Action(Instance, "cancel", "cancel_instance", True),
-    Action(Instance, "fire_timeout", "fire_timeout_instance", False),
-    Action(Timer, "cancel", "cancel_timer", True),
+    Action(DeadLetter, "retry", "retry_deadletter"),
+    Action(DeadLetter, "discard_and_resume", "discard_deadletter"),
+    Action(DeadLetter, "discard_for_good", "discard_deadletter"),
+    Action(InboxMessage, "wake", "wake_inboxmessage"),
+    Action(Instance, "cancel", "cancel_instance"),
+    Action(Instance, "complete", "complete_instance"),
+    Action(Instance, "retry", "retry_deadletter"),
+    Action(Instance, "fire_timeout", "fire_timeout_instance"),
+    Action(OutboxCommand, "dispatch", "dispatch_outboxcommand"),
+    Action(OutboxCommand, "cancel", "cancel_outboxcommand"),
+    Action(Timer, "fire", "fire_timer"),
+    Action(Timer, "move", "move_timer", (("due_at", "2999-01-31T12:00"),)),
+    Action(Timer, "cancel", "cancel_timer"),
 )
 
 every_table = pytest.mark.parametrize("model", TABLES, ids=lambda model: model.__name__)
@@ -273,6 +282,7 @@ def act(client: Client, name: str, *rows: Model, query: str = "", **data: str) -
             "action": name,
             ACTION_CHECKBOX_NAME: [row.pk for row in rows],
             "confirmed": "yes",
+            "reason": REASON,
             **data,
         },
     )
@@ -285,14 +295,23 @@ def told(response: Any) -> list[tuple[str, str]]:
 def row_for(action: Action) -> Model:
     if action.model is DeadLetter:
         return make_letter()
+    if action.model is Instance and action.name == "retry":
+        return make_letter().instance
+    instance = make_instance()
     if action.model is Instance:
-        return make_instance()
-    return make_timer(make_instance())
+        return instance
+    if action.model is InboxMessage:
+        backing_off = now() + timedelta(minutes=1)
+        return make_message(instance, status="pending", due_at=backing_off, handled_at=None)
+    if action.model is OutboxCommand:
+        delayed = now() + timedelta(days=1)
+        return make_command(instance, status="pending", due_at=delayed)
+    return make_timer(instance)
 
 
 def everything() -> list[dict[str, Any]]:
     """All that an action could have changed."""
-    tables: tuple[type[Model], ...] = (*TABLES, LogEntry)
+    tables: tuple[type[Model], ...] = (*TABLES, Intervention, LogEntry)
     return [row for table in tables for row in table._default_manager.order_by("pk").values()]
 
 
@@ -689,14 +708,17 @@ def test_an_operator_acts_and_the_admin_remembers(action: Action) -> None:
     assert offer in client.get(list_url(action.model)).text
     assert offer in client.get(page_url(row)).text
 
-    response = act(client, action.name, row)
+    response = act(client, action.name, row, **dict(action.asks))
 
     assert response.status_code == 302
     ((level, text),) = told(response)
     assert (level, text[:2]) == ("success", "1 ")
     entry = LogEntry.objects.get()
     assert (entry.user.username, entry.object_id) == ("olga", str(row.pk))
-    assert entry.change_message
+    assert entry.change_message.endswith(f"Reason: {REASON}")
+    done = Intervention.objects.get()
+    assert (done.by, done.reason) == ("olga", REASON)
+    assert done.instance_id is not None, "not in the instance's timeline"
 
 
 @every_action
@@ -742,8 +764,8 @@ def test_the_buttons_on_the_page_of_a_row_act_as_well(action: Action, superuser:
         assert part in form
 
 
-@pytest.mark.parametrize("action", [action for action in ACTIONS if action.asks])
-def test_what_cannot_be_undone_is_asked_first(action: Action, superuser: Client) -> None:
+@every_action
+def test_every_action_asks_for_a_reason_first(action: Action, superuser: Client) -> None:
     row = row_for(action)
     before = everything()
 
@@ -757,9 +779,33 @@ def test_what_cannot_be_undone_is_asked_first(action: Action, superuser: Client)
         f'<input type="hidden" name="action" value="{action.name}">',
         f'<input type="hidden" name="{ACTION_CHECKBOX_NAME}" value="{row.pk}">',
         '<input type="hidden" name="confirmed" value="yes">',
+        '<textarea name="reason"',
+        *(f'name="{name}"' for name, _value in action.asks),
     ):
         assert part in form
     assert f'href="{page_url(row)}"' in response.text
+
+
+@every_action
+def test_nothing_is_done_without_a_reason(action: Action, superuser: Client) -> None:
+    row = row_for(action)
+    before = everything()
+
+    response = act(superuser, action.name, row, **dict(action.asks), reason=" \n ")
+
+    assert response.status_code == 200
+    assert "This field is required." in response.text
+    assert everything() == before
+
+
+def test_a_project_may_do_without_reasons(superuser: Client, settings: Any) -> None:
+    settings.PM_CELERY = {"REASON_REQUIRED": False}
+    instance = make_instance()
+
+    act(superuser, "cancel", instance, reason="")
+
+    assert Intervention.objects.get().reason == ""
+    assert LogEntry.objects.get().change_message == "Cancelled."
 
 
 def test_a_question_reads_no_payload_and_no_row_by_itself(superuser: Client) -> None:
@@ -923,10 +969,10 @@ def test_what_was_done_before_something_broke_is_told(
     first, second = make_letter("order-1"), make_letter("order-2")
     retry = dead_letters.retry
 
-    def breaks_at_the_second(pk: int, *, by: str = "") -> None:
+    def breaks_at_the_second(pk: int, **why: str) -> None:
         if pk == second.pk:
             raise ConnectionError
-        retry(pk, by=by)
+        retry(pk, **why)
 
     monkeypatch.setattr(dead_letters, "retry", breaks_at_the_second)
     superuser.raise_request_exception = False

@@ -32,19 +32,40 @@ MOST_SHOWN = 100
 
 CANCEL = Verb(
     name="cancel",
-    act=lambda pk, user: instances.cancel(pk, by=user),
+    act=lambda pk, by, reason: instances.cancel(pk, by=by, reason=reason),
     done=_("%(count)s cancelled."),
     not_done=_("%(count)s not cancelled: %(reasons)s."),
     logged=_("Cancelled."),
     question=_("Cancel these process instances?"),
     warning=_("They end now, their handlers are not asked, and nothing can resume them."),
 )
+COMPLETE = Verb(
+    name="complete",
+    act=lambda pk, by, reason: instances.complete(pk, by=by, reason=reason),
+    done=_("%(count)s completed."),
+    not_done=_("%(count)s not completed: %(reasons)s."),
+    logged=_("Completed."),
+    question=_("Complete these process instances?"),
+    warning=_(
+        "They end now as completed, their handlers are not asked, and nothing can resume them."
+    ),
+)
+RETRY = Verb(
+    name="retry",
+    act=lambda pk, by, reason: instances.retry(pk, by=by, reason=reason),
+    done=_("%(count)s retried."),
+    not_done=_("%(count)s not retried: %(reasons)s."),
+    logged=_("Retried."),
+    question=_("Retry what these process instances have failed at?"),
+    warning=_("What is parked behind the failure follows, in order."),
+)
 FIRE_TIMEOUT = Verb(
     name="fire_timeout",
-    act=lambda pk, user: instances.fire_timeout(pk, by=user),
+    act=lambda pk, by, reason: instances.fire_timeout(pk, by=by, reason=reason),
     done=_("%(count)s told to time out."),
     not_done=_("%(count)s not told to time out: %(reasons)s."),
     logged=_("Timeout fired."),
+    question=_("Let these process instances time out now?"),
 )
 
 
@@ -76,10 +97,16 @@ class InstanceAdmin(ReadOnlyAdmin):
     list_filter = ("status", ("ended_at", admin.EmptyFieldListFilter), ProcessFilter)
     search_fields = ("key__exact", "correlation_id__exact")
     search_help_text = _("A whole key; if no row has it, a whole correlation id.")
-    actions = ("cancel", "fire_timeout")
+    actions = ("retry", "fire_timeout", "complete", "cancel")
 
     def has_cancel_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("pm_celery.cancel_instance")
+
+    def has_complete_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("pm_celery.complete_instance")
+
+    def has_retry_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("pm_celery.retry_deadletter")
 
     def has_fire_timeout_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("pm_celery.fire_timeout_instance")
@@ -87,6 +114,14 @@ class InstanceAdmin(ReadOnlyAdmin):
     @admin.action(permissions=["cancel"], description=_("Cancel"))
     def cancel(self, request: HttpRequest, queryset: QuerySet[Instance]) -> HttpResponse | None:
         return carry_out(CANCEL, self, request, queryset)
+
+    @admin.action(permissions=["complete"], description=_("Complete"))
+    def complete(self, request: HttpRequest, queryset: QuerySet[Instance]) -> HttpResponse | None:
+        return carry_out(COMPLETE, self, request, queryset)
+
+    @admin.action(permissions=["retry"], description=_("Retry what failed"))
+    def retry(self, request: HttpRequest, queryset: QuerySet[Instance]) -> HttpResponse | None:
+        return carry_out(RETRY, self, request, queryset)
 
     @admin.action(permissions=["fire_timeout"], description=_("Time out now"))
     def fire_timeout(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
+from django.urls import URLPattern, path
 from django.utils.translation import gettext_lazy as _
 
 from pm_celery.admin.actions import Verb, carry_out
+from pm_celery.admin.publish_page import may_publish, publish_view
 from pm_celery.admin.read_only import ListenerFilter, ReadOnlyAdmin
 from pm_celery.admin.whereabouts import CommandFilter, MessageFilter, lateness
 from pm_celery.models import InboxMessage, Instance, OutboxCommand
@@ -78,6 +82,20 @@ class InboxMessageAdmin(ReadOnlyAdmin):
     @admin.display(description=_("waits"))
     def lateness(self, row: InboxMessage) -> str | None:
         return lateness(row.due_at) if row.status in ("pending", "waiting") else None
+
+    def get_urls(self) -> list[Any]:
+        def publish(request: HttpRequest) -> HttpResponse:
+            return publish_view(self, request)
+
+        name = f"{self.opts.app_label}_{self.opts.model_name}_publish"
+        page: URLPattern = path("publish/", self.admin_site.admin_view(publish), name=name)
+        return [page, *super().get_urls()]
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        context = {"publish_url": self.url("publish") if may_publish(request) else ""}
+        return super().changelist_view(request, {**context, **(extra_context or {})})
 
     def has_wake_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("pm_celery.wake_inboxmessage")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext_lazy as _
@@ -20,8 +20,10 @@ from pm_celery.admin.read_only import (
     process_of,
 )
 from pm_celery.conf import get_settings
+from pm_celery.exceptions import Refused
 from pm_celery.models import DeadLetter, InboxMessage, Instance, OutboxCommand, Timer, Transition
 from pm_celery.operations import instances
+from pm_celery.operations.search import search
 from pm_celery.redaction import state_shown
 
 __all__ = ["InstanceAdmin", "TransitionAdmin"]
@@ -96,8 +98,26 @@ class InstanceAdmin(ReadOnlyAdmin):
     )
     list_filter = ("status", ("ended_at", admin.EmptyFieldListFilter), ProcessFilter)
     search_fields = ("key__exact", "correlation_id__exact")
-    search_help_text = _("A whole key; if no row has it, a whole correlation id.")
+    search_help_text = _(
+        "A whole key, an instance's number, or the whole id of an event, of a command or of a "
+        "conversation; on PostgreSQL state.customer_id:42 too, where there is an index of the field."
+    )
     actions = ("retry", "fire_timeout", "complete", "cancel")
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        if not search_term.strip():
+            return queryset, False
+        try:
+            found = search(search_term)
+        except Refused as refused:
+            if request.path == self.url("changelist"):  # and not for autocompletion
+                text = _("Nothing was searched: %(reason)s.") % {"reason": refused}
+                self.message_user(request, text, messages.WARNING)
+            return queryset.none(), False
+        ids = {pk for meaning in found for pk in meaning.instance_ids}
+        return queryset.filter(pk__in=ids), False
 
     def has_cancel_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("pm_celery.cancel_instance")

@@ -1,4 +1,4 @@
-"""What operators do to messages, commands, timers, failed instances and whole processes, and what they are told."""
+"""What operators do to messages, commands, timers, instances and processes, and what they are told."""
 
 from __future__ import annotations
 

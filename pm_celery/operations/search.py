@@ -105,9 +105,8 @@ def _by_command_id(term: str) -> list[int]:
     except ValueError:
         return []
     rows = OutboxCommand.objects.using(get_settings().database).filter(command_id=command_id)
-    return _ids(
-        Q(pk__in=list(rows.exclude(instance_id=None).values_list("instance_id", flat=True)))
-    )
+    ids = rows.filter(instance__isnull=False).values_list("instance_id", flat=True)
+    return _ids(Q(pk__in=list(ids)))
 
 
 def _by_state(field: str, value: str) -> list[int]:

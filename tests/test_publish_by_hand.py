@@ -153,6 +153,16 @@ def test_an_error_is_told_at_its_field_and_nothing_is_sent(
     assert not Intervention.objects.exists()
 
 
+def test_all_errors_are_told_at_once(rich: Any, admin_client: Client) -> None:
+    """Also those of a field that is right for the form, beside one that is empty."""
+    few = {"payload-order_id": "12", "payload-express": "on", "payload-colour": '"red"'}
+
+    errors = admin_client.post(page("rich.Ordered"), few).context["form"].errors
+
+    required = {f"payload-{name}" for name in ("total", "count", "on", "address-street")}
+    assert set(errors) == {"payload-order_id", "reason", *required}
+
+
 def test_the_whole_payload_may_be_written_as_json(admin_client: Client) -> None:
     order_id = str(uuid4())
 

@@ -108,7 +108,7 @@ class EventForm(ReasonForm):
             hints.append(_("%(value)s, if left empty.") % {"value": _written(schema["default"])})
         if kind == "lines":
             hints.append(_("One a line."))
-        if kind == "json":
+        if kind == "json" and not isinstance(field, forms.ChoiceField):
             hints.append(_("JSON."))
         field.help_text = " ".join(filter(None, hints))
         self.fields[name] = field
@@ -142,11 +142,8 @@ class EventForm(ReasonForm):
                 for step in path[:-1]:
                     inner = inner.setdefault(step, {})
                 inner[path[-1]] = value
-            elif self.fields[name].required:
-                continue
-        if not self.errors:
-            for at, what in publishing.problems(self.declared.name, payload):
-                self._put_at_its_field(at, what)
+        for at, what in publishing.problems(self.declared.name, payload):
+            self._put_at_its_field(at, what)
         self.payload = payload
         return cleaned
 
@@ -157,8 +154,11 @@ class EventForm(ReasonForm):
             name = names.get(tuple(map(str, at[:length])))
             if name is not None:
                 rest = ".".join(map(str, at[length:]))
-                self.add_error(name, f"{rest}: {what}" if rest else what)
+                if name not in self.errors:
+                    self.add_error(name, f"{rest}: {what}" if rest else what)
                 return
+        if any(path[: len(at)] == at and name in self.errors for path, name in names.items()):
+            return  # an object is missing because nothing of it was filled in
         where = ".".join(map(str, at))
         self.add_error(None, f"{where}: {what}" if where else what)
 

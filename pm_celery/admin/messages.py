@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from django.contrib import admin
@@ -17,6 +18,7 @@ from pm_celery.admin.whereabouts import CommandFilter, MessageFilter, lateness
 from pm_celery.models import InboxMessage, Instance, OutboxCommand
 from pm_celery.models.outbox import UNSETTLED
 from pm_celery.operations import commands, messages
+from pm_celery.rows import NEVER
 
 __all__ = ["InboxMessageAdmin", "OutboxCommandAdmin"]
 
@@ -57,7 +59,7 @@ class InboxMessageAdmin(ReadOnlyAdmin):
         "process",
         "key",
         "attempts",
-        "due_at",
+        "due",
         "lateness",
         "published_at",
         "handled_at",
@@ -78,6 +80,10 @@ class InboxMessageAdmin(ReadOnlyAdmin):
         if found is None:
             return self.get_empty_value_display()
         return self.link(self.url("change", found.pk, model=Instance), str(found))
+
+    @admin.display(description=_("due at"))
+    def due(self, row: InboxMessage) -> datetime | None:
+        return None if row.due_at == NEVER else row.due_at
 
     @admin.display(description=_("waits"))
     def lateness(self, row: InboxMessage) -> str | None:

@@ -237,6 +237,7 @@ def test_each_message_and_command_is_found_where_it_is(admin_client: Client) -> 
         "held": message_of(instance, **open_ones, due_at=NEVER),
         "parked": message_of(failed, status="parked", handled_at=None, due_at=NEVER),
         "dead": letter.message,
+        "skipped": message_of(instance, status="skipped"),
     }
     outbox = {
         "due": command_of(instance, status="pending", due_at=past),
@@ -245,6 +246,7 @@ def test_each_message_and_command_is_found_where_it_is(admin_client: Client) -> 
         "leased": command_of(instance, due_at=ahead),
         "lost": command_of(instance, due_at=past),
         "dead": command_of(instance, status="dead"),
+        "done": command_of(instance, status="done", settled_at=now()),
     }
     make_letter("order-c", command=outbox["dead"], message=None)
     timers = {
@@ -271,6 +273,8 @@ WHERE = {
     ("outbox", choice): "pm_outbox_due"
     for choice in ("due", "delayed", "backing_off", "leased", "lost")
 }
+WHERE |= {("inbox", "skipped"): "pm_inbox_settled_before"}
+WHERE |= {("outbox", "done"): "pm_outbox_settled_before"}
 WHERE |= {("timers", choice): "pm_timer_due" for choice in ("due", "coming")}
 WHERE |= {("inbox", "dead"): "pm_letter_open", ("outbox", "dead"): "pm_letter_open"}
 

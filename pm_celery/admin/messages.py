@@ -64,7 +64,7 @@ class InboxMessageAdmin(ReadOnlyAdmin):
         "published_at",
         "handled_at",
     )
-    list_filter = (MessageFilter, "status", "kind", ListenerFilter)
+    list_filter = (MessageFilter, "kind", ListenerFilter)
     search_fields = ("message_id__exact", "key__exact", "correlation_id__exact")
     search_help_text = _(
         "A whole message id; if no row has it, a whole key; if none has that, a whole correlation "
@@ -126,7 +126,7 @@ class OutboxCommandAdmin(ReadOnlyAdmin):
         "issued_at",
         "settled_at",
     )
-    list_filter = (CommandFilter, "status", "kind", ListenerFilter)
+    list_filter = (CommandFilter, "kind", ListenerFilter)
     search_fields = ("command_id__exact", "key__exact", "correlation_id__exact")
     search_help_text = _(
         "A whole command id; if no row has it, a whole key; if none has that, a whole correlation "

@@ -26,7 +26,9 @@ __all__ = ["TimerAdmin"]
 class MoveForm(ReasonForm):
     due_at = forms.DateTimeField(
         label=_("New moment"),
-        widget=forms.DateTimeInput(attrs={"type": "datetime-local"}, format="%Y-%m-%dT%H:%M"),
+        widget=forms.DateTimeInput(
+            attrs={"type": "datetime-local", "class": "vTextField"}, format="%Y-%m-%dT%H:%M"
+        ),
     )
     field_order = ("due_at", "reason")
 

@@ -27,6 +27,8 @@ __all__ = ["CommandFilter", "MessageFilter", "TimerFilter", "lateness"]
 MOST = 1600
 _MOST_EACH = MOST // PARTITIONS
 _MOST_LETTERS = 200
+# Among how many of the last that were settled those with one status are looked for.
+_LATELY = 5000
 
 
 def lateness(due_at: datetime) -> str:
@@ -70,6 +72,10 @@ class MessageFilter(_Filter):
         ("held", gettext_lazy("held by a pause")),
         ("parked", gettext_lazy("parked behind a failure")),
         ("dead", gettext_lazy("dead")),
+        ("handled", gettext_lazy("handled lately")),
+        ("skipped", gettext_lazy("skipped lately")),
+        ("unmatched", gettext_lazy("unmatched lately")),
+        ("discarded", gettext_lazy("discarded lately")),
     )
     # In words of the index of what is due.
     conditions = {
@@ -87,6 +93,8 @@ class MessageFilter(_Filter):
             return _of_letters(rows.db, "message_id")
         if choice == "parked":
             return self._parked(rows)
+        if choice not in self.conditions:
+            return _lately(rows, "handled_at", choice)
         found = rows.open().filter(self.conditions[choice](now)).order_by("due_at", "id")
         of_partition = (
             found.filter(partition=partition).values_list("pk", flat=True)[:_MOST_EACH]
@@ -116,6 +124,9 @@ class CommandFilter(_Filter):
         ("leased", gettext_lazy("leased: handed to Celery")),
         ("lost", gettext_lazy("lost: its lease has ended")),
         ("dead", gettext_lazy("dead")),
+        ("done", gettext_lazy("done lately")),
+        ("cancelled", gettext_lazy("cancelled lately")),
+        ("discarded", gettext_lazy("discarded lately")),
     )
     conditions = {
         "due": lambda now: Q(due_at__lte=now, status="pending"),
@@ -128,6 +139,8 @@ class CommandFilter(_Filter):
     def ids(self, rows: Any, choice: str, now: datetime) -> Iterable[int]:
         if choice == "dead":
             return _of_letters(rows.db, "command_id")
+        if choice not in self.conditions:
+            return _lately(rows, "settled_at", choice)
         found = rows.unsettled().filter(self.conditions[choice](now)).order_by("due_at", "id")
         return list(found.values_list("pk", flat=True)[:MOST])
 
@@ -139,6 +152,12 @@ class TimerFilter(_Filter):
         is_due = Q(due_at__lte=now) if choice == "due" else Q(due_at__gt=now)
         found = rows.filter(is_due, fired_at=None).order_by("due_at")
         return list(found.values_list("pk", flat=True)[:MOST])
+
+
+def _lately(rows: Any, settled_at: str, status: str) -> Iterable[int]:
+    settled = rows.filter(**{f"{settled_at}__isnull": False}).order_by(f"-{settled_at}")
+    found = settled.values_list("pk", "status")[:_LATELY]
+    return [pk for pk, its_status in found if its_status == status][:MOST]
 
 
 def _of_letters(alias: str, column: str) -> Iterable[int]:

@@ -90,6 +90,8 @@ class PmCelerySettings(TypedDict, total=False):
         for files of JSON Lines (None).
     HEALTH
         limits beyond which the health is bad, and the token of whoever asks for it.
+    REASON_REQUIRED
+        whether the admin asks for a reason before it acts, and takes no empty one (True).
     REDACT
         fields whose values are not to be shown on pages, in log lines and in dead letters: names or
         patterns such as ``"iban"``, ``"*.password"``, ``"billing.Paid.card"`` (none).
@@ -118,6 +120,7 @@ class PmCelerySettings(TypedDict, total=False):
     RETENTION: Duration | Mapping[str, Kept] | None
     EXPORT_BEFORE_PRUNE: str | Path | None
     HEALTH: HealthSettings
+    REASON_REQUIRED: bool
     REDACT: tuple[str, ...]
     TRACE_KEYS: bool
     EDIT_PAYLOADS: bool
@@ -157,6 +160,7 @@ class Settings:
     retention: Retention = field(default_factory=Retention)
     export_before_prune: str | Path | None = None
     health: Limits = Limits()
+    reason_required: bool = True
     redact: tuple[str, ...] = ()
     trace_keys: bool = False
     edit_payloads: bool = False
@@ -260,6 +264,7 @@ _READERS: dict[str, Any] = {
     "RETENTION": read_retention,
     "EXPORT_BEFORE_PRUNE": _export,
     "HEALTH": _health,
+    "REASON_REQUIRED": _bool,
     "REDACT": _patterns,
     "TRACE_KEYS": _bool,
     "EDIT_PAYLOADS": _bool,

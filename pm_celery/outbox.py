@@ -20,7 +20,7 @@ from pm_celery.exceptions import CommandExpired, WorkerLost
 from pm_celery.models import OutboxCommand
 from pm_celery.settling import die
 
-__all__ = ["dispatch", "dispatch_due"]
+__all__ = ["dispatch", "dispatch_due", "lease_after"]
 
 RUN_TASK = "pm_celery.run_command"
 # Signatures carry it, so that Celery's signals tell ours from others without asking the database.
@@ -118,10 +118,14 @@ def _send_signature(post: Post, command: Dispatchable) -> bool:
         )
 
 
+def lease_after(dispatches: int) -> timedelta:
+    """How long a command that was dispatched so often before may take until it counts as lost."""
+    return min(get_settings().command_lease * (1 << min(dispatches, 20)), _LONGEST_LEASE)
+
+
 def dispatch_due(limit: int = 500) -> int:
     """Dispatch what is delayed no longer, backed off, or stranded past its lease; how many rows."""
-    settings = get_settings()
-    alias = settings.database
+    alias = get_settings().database
     now = clock.now()
     if not OutboxCommand.objects.using(alias).due(now).exists():
         return 0
@@ -143,8 +147,7 @@ def dispatch_due(limit: int = 500) -> int:
                 ready.append(command)
         leases: dict[datetime, list[int]] = {}
         for command in ready:
-            lease = min(settings.command_lease * 2 ** min(command.dispatches, 20), _LONGEST_LEASE)
-            leases.setdefault(now + lease, []).append(command.pk)
+            leases.setdefault(now + lease_after(command.dispatches), []).append(command.pk)
         if ready:
             OutboxCommand.objects.using(alias).filter(pk__in=[c.pk for c in ready]).update(
                 status="dispatched",

@@ -35,7 +35,9 @@ from pm_celery.models import (
     Heartbeat,
     InboxMessage,
     Instance,
+    Intervention,
     OutboxCommand,
+    Pause,
     Timer,
     Transition,
     Wakeup,
@@ -45,6 +47,7 @@ from pm_celery.operations import dead_letters
 pytestmark = pytest.mark.django_db
 
 PROCESS = "shop.OrderFulfillment"
+REASON = "The customer called."
 HTML = '<script>alert("pm_celery")</script>'
 TABLES = (
     Batch,
@@ -54,6 +57,7 @@ TABLES = (
     InboxMessage,
     Instance,
     OutboxCommand,
+    Pause,
     Timer,
     Transition,
     Wakeup,
@@ -68,21 +72,29 @@ urlpatterns = [path("admin/", admin.site.urls), path("operations/", own_site.url
 
 @dataclass(frozen=True)
 class Action:
-    """An action with the permission that it needs, and whether it asks first."""
+    """An action with the permission that it needs, and what it asks besides a reason."""
 
     model: type[Model]
     name: str
     permission: str
-    asks: bool
+    asks: tuple[tuple[str, str], ...] = ()
 
 
 ACTIONS = (
-    Action(DeadLetter, "retry", "retry_deadletter", False),
-    Action(DeadLetter, "discard_and_resume", "discard_deadletter", True),
-    Action(DeadLetter, "discard_for_good", "discard_deadletter", True),
-    Action(Instance, "cancel", "cancel_instance", True),
-    Action(Instance, "fire_timeout", "fire_timeout_instance", False),
-    Action(Timer, "cancel", "cancel_timer", True),
+    Action(DeadLetter, "retry", "retry_deadletter"),
+    Action(DeadLetter, "discard_and_resume", "discard_deadletter"),
+    Action(DeadLetter, "discard_for_good", "discard_deadletter"),
+    Action(InboxMessage, "wake", "wake_inboxmessage"),
+    Action(Instance, "cancel", "cancel_instance"),
+    Action(Instance, "complete", "complete_instance"),
+    Action(Instance, "retry", "retry_deadletter"),
+    Action(Instance, "fire_timeout", "fire_timeout_instance"),
+    Action(OutboxCommand, "dispatch", "dispatch_outboxcommand"),
+    Action(OutboxCommand, "cancel", "cancel_outboxcommand"),
+    Action(Pause, "resume", "pause_process"),
+    Action(Timer, "fire", "fire_timer"),
+    Action(Timer, "move", "move_timer", (("due_at", "2999-01-31T12:00"),)),
+    Action(Timer, "cancel", "cancel_timer"),
 )
 
 every_table = pytest.mark.parametrize("model", TABLES, ids=lambda model: model.__name__)
@@ -233,6 +245,7 @@ def rows() -> dict[type[Model], Model]:
         InboxMessage: make_message(instance),
         Instance: instance,
         OutboxCommand: make_command(instance),
+        Pause: Pause.objects.create(process=f"shop {HTML}", paused_at=now(), reason=HTML),
         Timer: make_timer(instance),
         Transition: make_transition(instance),
         Wakeup: Wakeup.objects.create(lane=1, outstanding_until=now()),
@@ -278,6 +291,7 @@ def act(client: Client, name: str, *rows: Model, query: str = "", **data: str) -
             "action": name,
             ACTION_CHECKBOX_NAME: [row.pk for row in rows],
             "confirmed": "yes",
+            "reason": REASON,
             **data,
         },
     )
@@ -290,14 +304,25 @@ def told(response: Any) -> list[tuple[str, str]]:
 def row_for(action: Action) -> Model:
     if action.model is DeadLetter:
         return make_letter()
+    if action.model is Pause:
+        return Pause.objects.create(process=PROCESS, paused_at=now())
+    if action.model is Instance and action.name == "retry":
+        return make_letter().instance
+    instance = make_instance()
     if action.model is Instance:
-        return make_instance()
-    return make_timer(make_instance())
+        return instance
+    if action.model is InboxMessage:
+        backing_off = now() + timedelta(minutes=1)
+        return make_message(instance, status="pending", due_at=backing_off, handled_at=None)
+    if action.model is OutboxCommand:
+        delayed = now() + timedelta(days=1)
+        return make_command(instance, status="pending", due_at=delayed)
+    return make_timer(instance)
 
 
 def everything() -> list[dict[str, Any]]:
     """All that an action could have changed."""
-    tables: tuple[type[Model], ...] = (*TABLES, LogEntry)
+    tables: tuple[type[Model], ...] = (*TABLES, Intervention, LogEntry)
     return [row for table in tables for row in table._default_manager.order_by("pk").values()]
 
 
@@ -420,7 +445,8 @@ def test_rows_are_counted_up_to_a_limit(superuser: Client, monkeypatch: pytest.M
     assert response.context["cl"].result_count == 2
 
 
-@every_table
+# The list of processes tells why one is paused; it has a row for each process.
+@pytest.mark.parametrize("model", sorted({*TABLES} - {Pause}, key=str), ids=lambda it: it.__name__)
 def test_a_list_reads_neither_long_texts_nor_distinct_values(
     model: type[Model], rows: dict[type[Model], Model], superuser: Client
 ) -> None:
@@ -611,14 +637,17 @@ def test_an_operator_acts_and_the_admin_remembers(action: Action) -> None:
     assert offer in client.get(list_url(action.model)).text
     assert offer in client.get(page_url(row)).text
 
-    response = act(client, action.name, row)
+    response = act(client, action.name, row, **dict(action.asks))
 
     assert response.status_code == 302
     ((level, text),) = told(response)
     assert (level, text[:2]) == ("success", "1 ")
     entry = LogEntry.objects.get()
     assert (entry.user.username, entry.object_id) == ("olga", str(row.pk))
-    assert entry.change_message
+    assert entry.change_message.endswith(f"Reason: {REASON}")
+    done = Intervention.objects.get()
+    assert (done.by, done.reason) == ("olga", REASON)
+    assert done.instance_id or action.model is Pause, "not in the instance's timeline"
 
 
 @every_action
@@ -664,8 +693,8 @@ def test_the_buttons_on_the_page_of_a_row_act_as_well(action: Action, superuser:
         assert part in form
 
 
-@pytest.mark.parametrize("action", [action for action in ACTIONS if action.asks])
-def test_what_cannot_be_undone_is_asked_first(action: Action, superuser: Client) -> None:
+@every_action
+def test_every_action_asks_for_a_reason_first(action: Action, superuser: Client) -> None:
     row = row_for(action)
     before = everything()
 
@@ -679,9 +708,33 @@ def test_what_cannot_be_undone_is_asked_first(action: Action, superuser: Client)
         f'<input type="hidden" name="action" value="{action.name}">',
         f'<input type="hidden" name="{ACTION_CHECKBOX_NAME}" value="{row.pk}">',
         '<input type="hidden" name="confirmed" value="yes">',
+        '<textarea name="reason"',
+        *(f'name="{name}"' for name, _value in action.asks),
     ):
         assert part in form
     assert f'href="{page_url(row)}"' in response.text
+
+
+@every_action
+def test_nothing_is_done_without_a_reason(action: Action, superuser: Client) -> None:
+    row = row_for(action)
+    before = everything()
+
+    response = act(superuser, action.name, row, **dict(action.asks), reason=" \n ")
+
+    assert response.status_code == 200
+    assert "This field is required." in response.text
+    assert everything() == before
+
+
+def test_a_project_may_do_without_reasons(superuser: Client, settings: Any) -> None:
+    settings.PM_CELERY = {"REASON_REQUIRED": False}
+    instance = make_instance()
+
+    act(superuser, "cancel", instance, reason="")
+
+    assert Intervention.objects.get().reason == ""
+    assert LogEntry.objects.get().change_message == "Cancelled."
 
 
 def test_a_question_reads_no_payload_and_no_row_by_itself(superuser: Client) -> None:
@@ -845,10 +898,10 @@ def test_what_was_done_before_something_broke_is_told(
     first, second = make_letter("order-1"), make_letter("order-2")
     retry = dead_letters.retry
 
-    def breaks_at_the_second(pk: int, *, by: str = "") -> None:
+    def breaks_at_the_second(pk: int, **why: str) -> None:
         if pk == second.pk:
             raise ConnectionError
-        retry(pk, by=by)
+        retry(pk, **why)
 
     monkeypatch.setattr(dead_letters, "retry", breaks_at_the_second)
     superuser.raise_request_exception = False

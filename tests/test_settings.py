@@ -50,6 +50,7 @@ def test_every_setting_can_be_set() -> None:
             "MAX_PAYLOAD_BYTES": 5,
             "MAX_CHAIN_DEPTH": 7,
             "RETENTION": "30d",
+            "REASON_REQUIRED": False,
             "REDACT": ["iban", "*.password"],
             "AUTODISCOVER": ["processes", "sagas"],
         }
@@ -69,6 +70,7 @@ def test_every_setting_can_be_set() -> None:
         max_payload_bytes=5,
         max_chain_depth=7,
         retention=Retention.of(timedelta(days=30)),
+        reason_required=False,
         redact=("iban", "*.password"),
         autodiscover=("processes", "sagas"),
     )

@@ -4,6 +4,7 @@ from pm_celery.admin.bulk import BulkActionAdmin
 from pm_celery.admin.dead_letters import DeadLetterAdmin
 from pm_celery.admin.instances import InstanceAdmin, TransitionAdmin
 from pm_celery.admin.messages import InboxMessageAdmin, OutboxCommandAdmin
+from pm_celery.admin.pauses import PauseAdmin
 from pm_celery.admin.timers import TimerAdmin
 from pm_celery.admin.upkeep import BatchAdmin, HeartbeatAdmin, WakeupAdmin
 
@@ -15,6 +16,7 @@ __all__ = [
     "InboxMessageAdmin",
     "InstanceAdmin",
     "OutboxCommandAdmin",
+    "PauseAdmin",
     "TimerAdmin",
     "TransitionAdmin",
     "WakeupAdmin",

@@ -1,4 +1,4 @@
-"""Admin actions: let one of the package's verbs act on what was selected, and tell the truth."""
+"""Admin actions: ask why, let one of the package's verbs act on what was selected, and tell the truth."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from django import forms
 from django.contrib import messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.contrib.admin.widgets import AdminTextareaWidget
 from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.template.response import TemplateResponse
 from django.utils.text import Truncator
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
+from pm_celery.conf import get_settings
 from pm_celery.exceptions import Refused
 
 if TYPE_CHECKING:
@@ -23,7 +27,7 @@ if TYPE_CHECKING:
 
     from pm_celery.admin.read_only import ReadOnlyAdmin
 
-__all__ = ["Verb", "carry_out"]
+__all__ = ["ReasonForm", "Verb", "act_on", "carry_out"]
 
 # One request handles no more; a form holds at most 1,000 fields (DATA_UPLOAD_MAX_NUMBER_FIELDS).
 AT_ONCE = 500
@@ -31,50 +35,84 @@ REASONS_TOLD = 5
 LONGEST_REASON = 200
 
 
+class ReasonForm(forms.Form):
+    """What is asked before a verb acts; verbs with parameters have forms with further fields."""
+
+    reason = forms.CharField(
+        label=gettext_lazy("Reason"),
+        help_text=gettext_lazy(
+            "Kept with what is done: in the instance's timeline and in the log."
+        ),
+        max_length=2000,
+        widget=AdminTextareaWidget(attrs={"rows": 3}),
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["reason"].required = get_settings().reason_required
+
+
 @dataclass(frozen=True, slots=True)
 class Verb:
     """What an action does to each selected row.
 
-    act: does it, or raises ``Refused``.
+    act: does it for (primary key, user, reason), and what else ``form`` asks by name; or raises ``Refused``.
     done, not_done: sentences about ``%(count)s`` rows; the latter ends with ``%(reasons)s``.
     logged: what the row's history says.
-    question, warning: asked on a page of its own beforehand; without a question nothing is asked.
+    question, warning: what the page says that asks for the reason; without a question, the action's name.
     """
 
     name: str
-    act: Callable[[int, str], None]
+    act: Callable[..., object]
     done: StrOrPromise
     not_done: StrOrPromise
     logged: StrOrPromise
     question: StrOrPromise = ""
     warning: StrOrPromise = ""
+    form: type[ReasonForm] = ReasonForm
 
 
 def carry_out(
     verb: Verb, admin: ReadOnlyAdmin, request: HttpRequest, queryset: QuerySet[Any]
 ) -> TemplateResponse | None:
-    """Ask, if the verb wants that; else act on one row after the other and tell what happened."""
+    """Ask why; then act on one of the selected rows after the other, and tell what happened."""
     rows, missing = _selected(admin, request, queryset)
+    return act_on(verb, admin, request, rows, missing)
+
+
+def act_on(
+    verb: Verb, admin: ReadOnlyAdmin, request: HttpRequest, rows: list[Any], missing: int
+) -> TemplateResponse | None:
+    """:func:`carry_out` for rows that are known; missing: how many of what was selected have gone."""
     if len(rows) > AT_ONCE:
         text = _("Nothing was done: select at most %(most)s at once.") % {"most": AT_ONCE}
         admin.message_user(request, text, messages.ERROR)
         return None
-    if verb.question and rows and request.POST.get("confirmed") != "yes":
-        return _ask(verb, admin, request, rows)
+    confirmed = request.POST.get("confirmed") == "yes"
+    form = verb.form(request.POST if confirmed else None)
+    if rows and not (confirmed and form.is_valid()):
+        return _ask(verb, admin, request, rows, form)
     refusals = Counter({_("no longer there"): missing} if missing else {})
+    by = request.user.get_username()
     done = 0
     try:
         for row in rows:
             try:
-                verb.act(row.pk, request.user.get_username())
+                verb.act(row.pk, by, **form.cleaned_data)
             except Refused as refused:
                 refusals[Truncator(str(refused).rstrip(".")).chars(LONGEST_REASON)] += 1
             else:
                 done += 1
-                admin.log_change(request, row, str(verb.logged))
+                admin.log_change(request, row, _logged(verb, form.cleaned_data["reason"]))
     finally:  # also what was done before something broke
         _tell(verb, admin, request, done, refusals)
     return None
+
+
+def _logged(verb: Verb, reason: str) -> str:
+    if not reason:
+        return str(verb.logged)
+    return _("%(done)s Reason: %(reason)s") % {"done": verb.logged, "reason": reason}
 
 
 def _selected(
@@ -97,16 +135,22 @@ def _selected(
 
 
 def _ask(
-    verb: Verb, admin: ReadOnlyAdmin, request: HttpRequest, rows: list[Any]
+    verb: Verb,
+    admin: ReadOnlyAdmin,
+    request: HttpRequest,
+    rows: list[Any],
+    form: ReasonForm,
 ) -> TemplateResponse:
+    asks = verb.question or dict(admin.get_action_choices(request, [])).get(verb.name, verb.name)
     request.current_app = admin.admin_site.name
     context = {
         **admin.admin_site.each_context(request),
-        "title": verb.question,
+        "title": asks,
         "subtitle": None,
         "warning": verb.warning,
         "opts": admin.opts,
-        "media": admin.media,
+        "media": admin.media + form.media,
+        "form": form,
         "action": verb.name,
         "action_checkbox_name": ACTION_CHECKBOX_NAME,
         "rows": [

@@ -29,14 +29,14 @@ __all__ = ["DeadLetterAdmin"]
 
 RETRY = Verb(
     name="retry",
-    act=lambda pk, user: dead_letters.retry(pk, by=user),
+    act=lambda pk, by, reason: dead_letters.retry(pk, by=by, reason=reason),
     done=_("%(count)s retried."),
     not_done=_("%(count)s not retried: %(reasons)s."),
     logged=_("Retried."),
 )
 DISCARD_AND_RESUME = Verb(
     name="discard_and_resume",
-    act=lambda pk, user: dead_letters.discard(pk, resume=True, by=user),
+    act=lambda pk, by, reason: dead_letters.discard(pk, resume=True, by=by, reason=reason),
     done=_("%(count)s discarded."),
     not_done=_("%(count)s not discarded: %(reasons)s."),
     logged=_("Discarded; the instance resumes."),
@@ -48,7 +48,7 @@ DISCARD_AND_RESUME = Verb(
 )
 DISCARD_FOR_GOOD = Verb(
     name="discard_for_good",
-    act=lambda pk, user: dead_letters.discard(pk, resume=False, by=user),
+    act=lambda pk, by, reason: dead_letters.discard(pk, resume=False, by=by, reason=reason),
     done=_("%(count)s discarded."),
     not_done=_("%(count)s not discarded: %(reasons)s."),
     logged=_("Discarded; the instance stays failed for good."),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext_lazy as _
@@ -17,8 +17,10 @@ from pm_celery.admin.read_only import (
     ReadOnlyAdmin,
     process_of,
 )
+from pm_celery.exceptions import Refused
 from pm_celery.models import InboxMessage, Instance, Transition
 from pm_celery.operations import instances
+from pm_celery.operations.search import search
 from pm_celery.redaction import state_shown
 
 __all__ = ["InstanceAdmin", "TransitionAdmin"]
@@ -26,19 +28,40 @@ __all__ = ["InstanceAdmin", "TransitionAdmin"]
 
 CANCEL = Verb(
     name="cancel",
-    act=lambda pk, user: instances.cancel(pk, by=user),
+    act=lambda pk, by, reason: instances.cancel(pk, by=by, reason=reason),
     done=_("%(count)s cancelled."),
     not_done=_("%(count)s not cancelled: %(reasons)s."),
     logged=_("Cancelled."),
     question=_("Cancel these process instances?"),
     warning=_("They end now, their handlers are not asked, and nothing can resume them."),
 )
+COMPLETE = Verb(
+    name="complete",
+    act=lambda pk, by, reason: instances.complete(pk, by=by, reason=reason),
+    done=_("%(count)s completed."),
+    not_done=_("%(count)s not completed: %(reasons)s."),
+    logged=_("Completed."),
+    question=_("Complete these process instances?"),
+    warning=_(
+        "They end now as completed, their handlers are not asked, and nothing can resume them."
+    ),
+)
+RETRY = Verb(
+    name="retry",
+    act=lambda pk, by, reason: instances.retry(pk, by=by, reason=reason),
+    done=_("%(count)s retried."),
+    not_done=_("%(count)s not retried: %(reasons)s."),
+    logged=_("Retried."),
+    question=_("Retry what these process instances have failed at?"),
+    warning=_("What is parked behind the failure follows, in order."),
+)
 FIRE_TIMEOUT = Verb(
     name="fire_timeout",
-    act=lambda pk, user: instances.fire_timeout(pk, by=user),
+    act=lambda pk, by, reason: instances.fire_timeout(pk, by=by, reason=reason),
     done=_("%(count)s told to time out."),
     not_done=_("%(count)s not told to time out: %(reasons)s."),
     logged=_("Timeout fired."),
+    question=_("Let these process instances time out now?"),
 )
 
 
@@ -58,11 +81,35 @@ class InstanceAdmin(ReadOnlyAdmin):
     )
     list_filter = ("status", ("ended_at", admin.EmptyFieldListFilter), ProcessFilter)
     search_fields = ("key__exact", "correlation_id__exact")
-    search_help_text = _("A whole key; if no row has it, a whole correlation id.")
-    actions = ("cancel", "fire_timeout")
+    search_help_text = _(
+        "A whole key, an instance's number, or the whole id of an event, of a command or of a "
+        "conversation; on PostgreSQL state.customer_id:42 too, where there is an index of the field."
+    )
+    actions = ("retry", "fire_timeout", "complete", "cancel")
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        if not search_term.strip():
+            return queryset, False
+        try:
+            found = search(search_term)
+        except Refused as refused:
+            if request.path == self.url("changelist"):  # and not for autocompletion
+                text = _("Nothing was searched: %(reason)s.") % {"reason": refused}
+                self.message_user(request, text, messages.WARNING)
+            return queryset.none(), False
+        ids = {pk for meaning in found for pk in meaning.instance_ids}
+        return queryset.filter(pk__in=ids), False
 
     def has_cancel_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("pm_celery.cancel_instance")
+
+    def has_complete_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("pm_celery.complete_instance")
+
+    def has_retry_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("pm_celery.retry_deadletter")
 
     def has_fire_timeout_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("pm_celery.fire_timeout_instance")
@@ -70,6 +117,14 @@ class InstanceAdmin(ReadOnlyAdmin):
     @admin.action(permissions=["cancel"], description=_("Cancel"))
     def cancel(self, request: HttpRequest, queryset: QuerySet[Instance]) -> HttpResponse | None:
         return carry_out(CANCEL, self, request, queryset)
+
+    @admin.action(permissions=["complete"], description=_("Complete"))
+    def complete(self, request: HttpRequest, queryset: QuerySet[Instance]) -> HttpResponse | None:
+        return carry_out(COMPLETE, self, request, queryset)
+
+    @admin.action(permissions=["retry"], description=_("Retry what failed"))
+    def retry(self, request: HttpRequest, queryset: QuerySet[Instance]) -> HttpResponse | None:
+        return carry_out(RETRY, self, request, queryset)
 
     @admin.action(permissions=["fire_timeout"], description=_("Time out now"))
     def fire_timeout(

@@ -12,13 +12,13 @@ from pm_celery.conf import get_settings
 from pm_celery.exceptions import Refused
 from pm_celery.failures import record_status
 from pm_celery.letters import settle_open
-from pm_celery.models import InboxMessage, Instance, OutboxCommand, Timer
+from pm_celery.models import DeadLetter, InboxMessage, Instance, OutboxCommand, Timer
 from pm_celery.operations.interventions import intervene
 from pm_celery.recording import skip_parked
 from pm_celery.timers import timeout_message
 from pm_celery.wakeups import wake_on_commit
 
-__all__ = ["cancel", "complete", "fire_timeout", "give_up", "locked", "resume"]
+__all__ = ["cancel", "complete", "fire_timeout", "give_up", "locked", "resume", "retry"]
 
 
 def locked(instance_id: int) -> Instance:
@@ -80,6 +80,31 @@ def fire_timeout(instance_id: int, *, by: str = "", reason: str = "") -> None:
         instance.timeout_at = None
         instance.save(using=alias, update_fields=["timeout_at"])
         intervene(alias, "fire timeout", instance, by=by, reason=reason, instance=instance)
+
+
+def retry(instance_id: int, *, by: str = "", reason: str = "") -> int:
+    """Retry the dead letter because of which an instance has failed; the letter's number.
+
+    Raises ``Refused`` where there is none, and where there are several, of which nobody can say which one is
+    meant. Letters of its commands do not count: those did not fail the instance.
+    """
+    from pm_celery.operations import dead_letters  # it imports this module
+
+    alias = get_settings().database
+    with transaction.atomic(using=alias):
+        instance = locked(instance_id)
+        if instance.ended_at is not None:
+            raise Refused(f"already {instance.status}")
+        if instance.status != "failed":
+            raise Refused("it has not failed")
+        letters = DeadLetter.objects.using(alias).open().filter(instance_id=instance.pk)
+        found = list(letters.filter(command_id=None).values_list("pk", flat=True)[:2])
+        if not found:
+            raise Refused("it has no open dead letter")
+        if len(found) > 1:
+            raise Refused("it has several open dead letters: retry or discard each by itself")
+        dead_letters.retry(found[0], by=by, reason=reason)
+    return found[0]
 
 
 def resume(

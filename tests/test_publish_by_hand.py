@@ -6,10 +6,12 @@ from datetime import date, datetime
 from decimal import Decimal
 from enum import Enum
 from typing import Any, Literal
+from urllib.parse import urlencode
 from uuid import UUID, uuid4
 
 import pytest
 from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import Permission
 from django.test import Client
 from django.urls import reverse
 from pydantic import BaseModel
@@ -189,11 +191,9 @@ def test_only_who_may_publish_does_so_and_a_get_never_does() -> None:
     publisher = Client()
     user = looker.get(reverse("admin:index")).wsgi_request.user
     user.user_permissions.set([])
-    from django.contrib.auth.models import Permission
-
     user.user_permissions.add(Permission.objects.get(codename="publish_inboxmessage"))
     publisher.force_login(user)
-    assert publisher.get(page("tests.Placed"), form).status_code == 200
+    assert publisher.get(page("tests.Placed", f"&{urlencode(form)}")).status_code == 200
     assert everything() == before
     assert publisher.post(page("tests.Placed"), form).status_code == 302
     assert InboxMessage.objects.exists()

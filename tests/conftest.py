@@ -38,6 +38,18 @@ def _nothing_left_behind() -> Iterator[None]:
 
 
 @pytest.fixture
+def commands_with_handlers() -> None:
+    """Only these are declared: other tests declare some when imported, and their handlers while they run."""
+    from pm_celery import registry
+
+    registry.messages.replace(
+        found
+        for found in registry.messages
+        if found.kind != "command" or registry.command_handlers.get(found.name)
+    )
+
+
+@pytest.fixture
 def time() -> Iterator[Time]:
     """Virtual time."""
     with Time() as virtual:

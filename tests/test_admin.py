@@ -918,7 +918,7 @@ def test_all_rows_of_a_filter_may_be_selected(superuser: Client) -> None:
     settle(letters[1])
 
     query = "?status__exact=open"
-    asked = act(superuser, "retry", letters[0], query=query, select_across="1")
+    asked = act(superuser, "retry", letters[0], query=query, select_across="1", reason="")
     started = act(superuser, "retry", letters[0], query=query, select_across="1", reason="mended")
 
     assert "2 open dead letters match." in asked.text
@@ -935,7 +935,7 @@ def test_too_many_at_once_are_refused_as_a_whole(
     before = everything()
 
     ticked = act(superuser, "retry", *letters)
-    all_of_them = act(superuser, "retry", letters[0], select_across="1")
+    all_of_them = act(superuser, "cancel", letters[0].instance, select_across="1")
 
     for response in (ticked, all_of_them):
         assert told(response)[-1] == ("error", "Nothing was done: select at most 2 at once.")

@@ -19,7 +19,7 @@ from prometheus_client.openmetrics.parser import (
 )
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from pm_celery import clock, command, engine, publish, registry, signs, tallies, tasks, ticks
+from pm_celery import clock, command, engine, publish, signs, tallies, tasks, ticks
 from pm_celery.conf import read_settings
 from pm_celery.exceptions import SettingsError
 from pm_celery.models import Heartbeat, InboxMessage, OutboxCommand, Timer
@@ -30,7 +30,10 @@ from pm_celery.publishing import publish_named
 from tests.driving import Time, advance_all, drain
 from tests.orders import Paid, Placed, Plan, Shipped
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.usefixtures("commands_with_handlers"),
+]
 
 HEALTH, METRICS = "/pm/health", "/pm/metrics"
 TOKEN = "s3cret"
@@ -49,16 +52,6 @@ def later(time: Time, seconds: int, *, ticking: bool = True) -> None:
     time.enter_context(clock.travel(timedelta(seconds=seconds)))
     if ticking:
         Heartbeat.objects.filter(name=ticks.TICK).update(beat_at=clock.now())
-
-
-@pytest.fixture(autouse=True)
-def _only_commands_with_handlers() -> None:
-    """Other tests declare commands when they are imported, and handlers for them only while they run."""
-    registry.messages.replace(
-        found
-        for found in registry.messages
-        if found.kind != "command" or registry.command_handlers.get(found.name)
-    )
 
 
 def codes() -> list[str]:

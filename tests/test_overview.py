@@ -23,7 +23,10 @@ from pm_celery.operations.overview import ProcessRow, overview
 from tests.driving import Time, drain
 from tests.orders import Paid, Placed, Plan, Shipped
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.usefixtures("commands_with_handlers"),
+]
 
 PROCESS = "tests.Order"
 URL = "/admin/pm_celery/"

@@ -46,7 +46,7 @@ def a_week_went_by() -> None:
 
 
 @pytest.fixture
-def orders(time: Time, monkeypatch: pytest.MonkeyPatch) -> None:
+def orders(time: Time, monkeypatch: pytest.MonkeyPatch, commands_with_handlers: None) -> None:
     """Two that run, one that was shipped, one that failed, and a process that is paused."""
     time.go_on_to_noon()
     place_order()

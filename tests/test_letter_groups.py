@@ -18,7 +18,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
-from pm_celery import bulks, clock, publish
+from pm_celery import bulks, clock, letters, publish
 from pm_celery.models import BulkAction, DeadLetter, FailedAttempt, LetterGroup
 from pm_celery.operations import bulk, dead_letters, letter_groups
 from tests.driving import Time, drain
@@ -130,6 +130,19 @@ def test_one_letter_tells_its_attempts_what_is_parked_behind_it_and_earlier_ones
     assert (earlier.status, earlier.settled_by) == ("retried", "ann")
     assert [row.reason for row in letter_groups.history(earlier).interventions] == ["once more"]
     assert letter_groups.behind(earlier).count == 0
+
+
+def test_what_was_done_to_a_letter_without_an_instance_is_told_too() -> None:
+    letter = letters.write(
+        "default",
+        DeadLetter(name="x.Y", message_ref="1", place="policy", payload="{}", attempts=1),
+        ValueError("no"),
+        trace="",
+    )
+
+    dead_letters.discard(letter.pk, by="ann", reason="a test's")
+
+    assert [row.reason for row in letter_groups.history(letter).interventions] == ["a test's"]
 
 
 # -- pages --------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pytest
 from django.db import connection, transaction
 
 from pm_celery import clock, publish_many
-from pm_celery.models import DeadLetter, Instance, OutboxCommand, Timer
+from pm_celery.models import DeadLetter, InboxMessage, Instance, OutboxCommand, Timer
 from pm_celery.statements import statements
 from tests.driving import advance_all, drain
 from tests.orders import Placed
@@ -31,6 +31,8 @@ QUESTIONS: dict[str, Callable[[], object]] = {
     "pm_inbox_of_instance": lambda: statements("default").read_open(
         "default", [("tests.Order", "x")], clock.now(), 100, None
     ),
+    "pm_inbox_skipped": lambda: list(InboxMessage.objects.skipped_of("tests.Order", "x")[:100]),
+    "pm_instance_correlation": lambda: list(Instance.objects.filter(correlation_id="x")),
     "pm_outbox_due": lambda: list(OutboxCommand.objects.due(clock.now())[:100]),
     "pm_celery_outboxcommand_command_id_key": lambda: statements("default").take_commands(
         "default", [uuid4(), uuid4()]

@@ -145,6 +145,23 @@ def test_what_was_parked_when_its_instance_was_cancelled_is_told_as_skipped(time
     assert found.timers == []
 
 
+def test_what_came_after_the_end_is_told_as_skipped_the_newest_last() -> None:
+    order_id = uuid4()
+    for happened in (Placed(order_id=order_id), Shipped(order_id=order_id)):
+        publish(happened)
+        drain()
+    for late in (Paid(order_id=order_id), Shipped(order_id=order_id)):
+        publish(late)
+        drain()
+
+    found = timeline(Instance.objects.get()).messages
+
+    assert [(message.name, message.status, message.reason) for message in found][-2:] == [
+        ("tests.Paid", "skipped", "the instance is completed"),
+        ("tests.Shipped", "skipped", "the instance is completed"),
+    ]
+
+
 def test_timers_that_stand_are_told(time: Time) -> None:
     publish(Placed(order_id=uuid4()))
     drain()

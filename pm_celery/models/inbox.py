@@ -41,6 +41,10 @@ _OPEN = "status IN ('pending', 'waiting')"
 _OF_INSTANCE = "status IN ('pending', 'waiting', 'parked') AND process > ''"
 
 
+# What the page of an instance shows besides.
+_SKIPPED = "status = 'skipped' AND process > ''"
+
+
 class InboxQuerySet(models.QuerySet["InboxMessage"]):
     def open(self) -> Self:
         return where(self, _OPEN)
@@ -48,6 +52,10 @@ class InboxQuerySet(models.QuerySet["InboxMessage"]):
     def of_instances(self) -> Self:
         """What instances have still to handle."""
         return where(self, _OF_INSTANCE)
+
+    def skipped_of(self, process: str, key: str) -> InboxQuerySet:
+        """What an instance has skipped, the newest first."""
+        return where(self, _SKIPPED).filter(process=process, key=key).order_by("-id")
 
     def due(self, partition: int, now: datetime) -> InboxQuerySet:
         """What a partition has to look at, the longest overdue first."""
@@ -116,6 +124,11 @@ class InboxMessage(models.Model):
                 fields=["process", "key", "id"],
                 name="pm_inbox_of_instance",
                 condition=Q(status__in=["pending", "waiting", "parked"]) & Q(process__gt=""),
+            ),
+            OpenIndex(
+                fields=["process", "key", "-id"],
+                name="pm_inbox_skipped",
+                condition=Q(status="skipped") & Q(process__gt=""),
             ),
             models.Index(
                 fields=["handled_at"],

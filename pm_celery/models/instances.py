@@ -8,7 +8,7 @@ from django.db import models
 from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 
-from pm_celery.models.fields import IdentifierField, name_field
+from pm_celery.models.fields import IdentifierField, OpenIndex, name_field
 
 __all__ = ["Instance", "InstanceStatus", "Transition"]
 
@@ -93,6 +93,8 @@ class Instance(models.Model):
                 name="pm_instance_ended_before",
                 condition=Q(ended_at__isnull=False),
             ),
+            # Of the rare statuses the one that is looked for at night.
+            OpenIndex(fields=["-id"], name="pm_instance_failed", condition=Q(status="failed")),
             models.Index(fields=["correlation_id"], name="pm_instance_correlation"),
         )
 

@@ -24,6 +24,15 @@ class Intervention(models.Model):
         related_name="interventions",
         verbose_name=_("process instance"),
     )
+    letter = models.ForeignKey(
+        "pm_celery.DeadLetter",
+        on_delete=models.DO_NOTHING,
+        db_constraint=False,
+        null=True,
+        blank=True,
+        related_name="interventions",
+        verbose_name=_("dead letter"),
+    )
     process = name_field(_("process"), blank=True)
     key = IdentifierField(_("key"), blank=True)
     subject = models.CharField(_("subject"), max_length=500, help_text=_("what it was done to"))

@@ -127,6 +127,7 @@ def write_down(
         by=by,
         reason=reason,
         instance=Instance.objects.using(alias).filter(pk=letter.instance_id or 0).first(),
+        letter=letter,
         process=letter.process,
         key=letter.key,
         details=details,

@@ -9,7 +9,7 @@ from typing import Any
 from django.db import transaction
 
 from pm_celery import clock, signals
-from pm_celery.models import Instance, Intervention
+from pm_celery.models import DeadLetter, Instance, Intervention
 
 __all__ = ["intervene"]
 
@@ -24,18 +24,20 @@ def intervene(
     by: str,
     reason: str = "",
     instance: Instance | None = None,
+    letter: DeadLetter | None = None,
     process: str = "",
     key: str = "",
     details: Mapping[str, Any] | None = None,
 ) -> Intervention:
     """Write down what is being done, in the caller's transaction, and announce it once it is committed.
 
-    instance: in whose timeline it is to stand.
+    instance: in whose timeline it is to stand. letter: on whose page.
     """
     entry = Intervention.objects.using(alias).create(
         verb=verb,
         subject=str(subject)[:_LONGEST_SUBJECT],
         instance=instance,
+        letter=letter,
         process=instance.process if instance else process,
         key=instance.key if instance else key,
         details=json.dumps(details or {}),

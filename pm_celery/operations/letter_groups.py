@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from django.db.models import OuterRef, Q, QuerySet, Subquery
 
@@ -175,13 +174,5 @@ def history(letter: DeadLetter) -> History:
         letters = DeadLetter.objects.using(alias).filter(same).exclude(pk=letter.pk)
         texts = ("payload", "error", "traceback", "original_payload", "failure_handler_error")
         others = list(letters.defer(*texts).order_by("-pk")[:_MOST_OTHERS])
-    return History(attempts, others, _interventions(alias, letter))
-
-
-def _interventions(alias: str, letter: DeadLetter) -> list[Intervention]:
-    """What was done to a letter. An index finds them by instance: for other letters there is none."""
-    if letter.instance_id is None:
-        return []
-    done = Intervention.objects.using(alias).filter(instance=letter.instance_id)
-    found = done.filter(at__gte=letter.died_at - timedelta(seconds=1)).order_by("-pk")
-    return [entry for entry in found[:200] if json.loads(entry.details).get("letter") == letter.pk]
+    done = Intervention.objects.using(alias).filter(letter=letter).order_by("-pk")
+    return History(attempts, others, list(done[:_MOST_OTHERS]))

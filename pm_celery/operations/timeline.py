@@ -209,12 +209,8 @@ class _Reader:
         inbox = InboxMessage.objects.using(self.alias)
         process, key = self.instance.process, self.instance.key
         rows = list(_without_long(inbox.of_instance(process, key), "payload")[:MOST_SHOWN])
-        if self.instance.ended_at is not None:
-            # What was parked when the instance ended was skipped at that very moment.
-            skipped = inbox.filter(
-                process=process, key=key, status="skipped", handled_at=self.instance.ended_at
-            )
-            rows += _without_long(skipped.order_by("id"), "payload")[:MOST_SHOWN]
+        skipped = _without_long(inbox.skipped_of(process, key), "payload")[:MOST_SHOWN]
+        rows += reversed(skipped)
         for row in rows:
             self.names[False, row.pk] = row.name
             self.found.messages.append(

@@ -309,12 +309,13 @@ def _failed_again(alias: str, bulk: BulkAction) -> tuple[int, bool]:
     newer = letters.filter(pk__gt=bulk.last).order_by("pk")
     from_its_own = bulk.done <= _MOST_LOOKED_UP
     some = letters.filter(bulk=bulk) if from_its_own else newer
-    chosen = some.order_by("pk")[:_MOST_LOOKED_UP]
+    # As a list: MariaDB knows no LIMIT in what IN asks.
+    chosen = list(some.order_by("pk").values_list("pk", flat=True)[:_MOST_LOOKED_UP])
     found = 0
     for path in ("message", "command"):
         same = {path: OuterRef(path)}
         other = newer.filter(**same) if from_its_own else letters.filter(bulk=bulk, **same)
-        rows: Any = letters.filter(pk__in=chosen.values("pk"), **{f"{path}__isnull": False})
+        rows: Any = letters.filter(pk__in=chosen, **{f"{path}__isnull": False})
         found += rows.filter(Exists(other)).values(path).distinct().count()
     is_cut = not from_its_own and newer[_MOST_LOOKED_UP : _MOST_LOOKED_UP + 1].exists()
     return found, is_cut

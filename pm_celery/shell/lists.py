@@ -1,4 +1,4 @@
-"""``pm list``: rows of a table, the newest first, at most so many."""
+"""``pm list``: rows of a table, the newest first, at most so many; and summaries."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pm_celery.redaction import payload_shown
 from pm_celery.shell.asking import DONE, Family, Shell, Usage
 from pm_celery.shell.printing import moment
 from pm_celery.shell.selecting import process_named, when
+from pm_celery.shell.summaries import SUMMARIES, summarize
 from pm_celery.walking import RANGE, newest_first
 
 __all__ = ["add"]
@@ -90,10 +91,14 @@ _MOST_LOOKED_AT = 1_000_000
 
 def add(family: Family) -> None:
     parser = family.add("list", list_rows, "Rows of a table, the newest first.")
-    parser.add_argument("table", nargs="?", default="instances", choices=list(LISTINGS))
+    tables = [*LISTINGS, *SUMMARIES]
+    parser.add_argument("table", nargs="?", default="instances", choices=tables)
     parser.add_argument("--process", metavar="NAME", help="of this process")
     parser.add_argument("--key", help="of this correlation key")
-    parser.add_argument("--status", help="in this status (letters: open, unless another is given)")
+    parser.add_argument(
+        "--status",
+        help="in this status (letters and groups: open, unless another is given; groups: any)",
+    )
     parser.add_argument("--name", metavar="NAME", help="this event, command or timer")
     parser.add_argument("--exception", metavar="CLASS", help="letters that died of it")
     parser.add_argument("--place", choices=list(Place.values), help="letters that died there")
@@ -106,6 +111,8 @@ def add(family: Family) -> None:
 def list_rows(shell: Shell) -> int:
     options = shell.options
     table = options["table"]
+    if table in SUMMARIES:
+        return summarize(shell)
     listing = LISTINGS[table]
     status = options["status"] or ("open" if table == "letters" else None)
     if status and status not in listing.statuses:

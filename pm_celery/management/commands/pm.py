@@ -11,8 +11,11 @@ from django.core.management.base import BaseCommand, CommandError, DjangoHelpFor
 
 from pm_celery.exceptions import Refused, SettingsError
 from pm_celery.shell import (
+    bulks,
+    commands,
     diagrams,
     events,
+    finding,
     instances,
     keeping,
     letters,
@@ -26,7 +29,21 @@ from pm_celery.shell.asking import REFUSED, USAGE, Family, Shell
 from pm_celery.shell.printing import Output
 from pm_celery.wording import one_line
 
-_FAMILIES = (state, lists, show, events, letters, instances, timers, processes, keeping, diagrams)
+_FAMILIES = (
+    state,
+    lists,
+    finding,
+    show,
+    diagrams,
+    events,
+    letters,
+    bulks,
+    instances,
+    timers,
+    commands,
+    processes,
+    keeping,
+)
 _INTERRUPTED = 130
 
 EPILOG = """\

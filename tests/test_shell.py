@@ -138,6 +138,7 @@ def test_status_tells_the_numbers_of_the_overview_and_what_is_wrong() -> None:
     assert {"timers_due", "ok", "problems", "lag", "last_tick", "workers"} < set(status)
     (line,) = [line for line in shown.splitlines() if line.startswith(ORDER)]
     assert line.split()[:8] == [ORDER, "2", "0", "0", "1", "0", "3", "1"]
+    assert f"{row['handled_last_hour']} messages handled, 1 runs failed" in shown
     assert line.split()[-1] == "paused"
     (listed,) = [row for row in pm("list", "processes", "--json").lines if row["process"] == ORDER]
     assert (listed["failed"], listed["paused_at"] is not None) == (1, True)
@@ -225,7 +226,7 @@ def test_an_instance_is_shown_with_its_state_and_all_that_happened_in_order() ->
     lines = by_key.out.splitlines()
     happened = [
         "#1 event tests.Placed (placed()",
-        "sent tests.Reserve (done",
+        "sent tests.Reserve (command ",
         "set timer reminder to",
         "run 1 of tests.Paid failed: Hostile",
         "dead letter",
@@ -664,6 +665,29 @@ def test_a_table_fits_a_narrow_terminal_and_is_whole_in_a_pipe(
     assert {len(line) for line in terminal.getvalue().splitlines()} == {40}
     assert "…" in terminal.getvalue()
     assert "k" * 80 in pipe.getvalue()
+    # Of a header a part is enough, as long as what is below it is whole.
+    terminal.truncate(terminal.seek(0))
+    shown = printing.Output(_lines(terminal), _lines(terminal), as_json=False, colour=False)
+    shown.table(["process", "discontinued"], [["tests.Order.of.a.very.long.name", 7]])
+    assert terminal.getvalue().splitlines()[1].split() == ["tests.Order.of.a.very.long.name", "7"]
+
+
+def test_progress_is_shown_on_a_terminal_only_and_not_in_the_colour_of_errors() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    shown = []
+    for out in (Terminal(), io.StringIO()):
+        wrapper = _lines(out)
+        wrapper.style_func = lambda text: f"error {text}"
+        with printing.Bar("retried", 4, err=wrapper) as bar:
+            bar.step(3)
+        shown.append(out.getvalue())
+
+    assert "retried [###############.....] of 4 3" in shown[0]
+    assert "error" not in shown[0]
+    assert shown[1] == ""
 
 
 def _lines(out: io.StringIO) -> Any:

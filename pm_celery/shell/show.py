@@ -195,9 +195,9 @@ def _below(step: Step) -> list[str]:
     if further > 0:
         found.append(f"… {further} further changes")
     for command in step.commands:
-        row = f", {command.pk}" if command.pk is not None else ""
-        reason = f": {command.reason}" if command.reason else ""
-        found.append(f"sent {command.name} ({command.status or 'pruned'}{row}){reason}")
+        row = f" (command {command.pk})" if command.pk is not None else ""
+        reason = f", {command.reason}" if command.reason else ""
+        found.append(f"sent {command.name}{row}: {command.status or 'pruned'}{reason}")
     found += [
         f"set timer {timer.name} to {moment(timer.due_at)}"
         if timer.due_at

@@ -51,8 +51,6 @@ def status(shell: Shell) -> int:
                 "today",
                 "letters",
                 "oldest",
-                "1h handled",
-                "failed",
                 "",
             ],
             [_shown(row, found) for row in found.processes],
@@ -85,8 +83,6 @@ def _shown(row: ProcessRow, found: Overview) -> list[object]:
         row.began_today,
         row.open_letters,
         ago(found.at - row.oldest.started_at) if row.oldest else "",
-        sum(row.last_hour.handled),
-        sum(row.last_hour.failed),
         "paused" if row.pause else "" if row.kind else "not declared",
     ]
 
@@ -100,6 +96,9 @@ def _lags(shell: Shell, found: Overview) -> None:
     for name, seconds in (("inbox", lags.inbox), ("outbox", lags.outbox), ("timers", lags.timers)):
         late = f"{seconds:.1f} s late" if seconds > 1 else "nothing late"
         shell.out.line(f"{name:<12}{late}")
+    hour = found.courses[0]
+    lately = f"{sum(hour.handled)} messages handled, {sum(hour.failed)} runs failed"
+    shell.out.line(f"{'last hour':<12}{lately}")
     if found.timers_due:
         many = " or more" if found.timers_due >= MOST_COUNTED else ""
         shell.out.line(f"{'due':<12}{found.timers_due}{many} timers and timeouts")

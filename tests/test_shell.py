@@ -459,8 +459,12 @@ def test_a_letter_gets_a_note_and_another_payload(settings: Any, tmp_path: Path)
     assert DeadLetter.objects.get().note == "the shop will mend it"
     assert "the shop will mend it" in pm("show", ORDER, order_id).out
 
+    odd = {"order_id": str(order_id), "note": "a\u00a0b\U000e0001\x1b"}
+    InboxMessage.objects.filter(pk=letter.message_id).update(
+        payload=json.dumps(odd, ensure_ascii=False)
+    )
     payload = pm("edit", letter.pk).out
-    assert json.loads(payload) == {"order_id": str(order_id)}
+    assert (json.loads(payload), payload.strip().isprintable()) == (odd, True)
     (tmp_path / "payload.json").write_text(payload)
     edited = ("edit", letter.pk, f"@{tmp_path / 'payload.json'}")
     refused = pm(*edited)

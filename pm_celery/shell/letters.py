@@ -3,6 +3,7 @@ action."""
 
 from __future__ import annotations
 
+import json
 from argparse import ArgumentParser
 from functools import partial
 
@@ -151,10 +152,18 @@ def edit(shell: Shell) -> int:
         # To be written into a file, changed there, and given back.
         payload = editing.editable(subject.id).shown
         shell.out.document({**subject.told, "payload": payload})
-        shell.out.line(payload)
+        shell.out.line(_in_ascii_where_needed(payload))
         return DONE
     payload = text_given(shell.options["payload"])
     return shell.each([subject], editing.edit_and_retry, "edited and retried", payload=payload)
+
+
+def _in_ascii_where_needed(payload: str) -> str:
+    """JSON that means the same, with JSON's own escapes for what no terminal is to get."""
+    return "".join(
+        char if char.isprintable() else " " if char in "\n\r\t" else json.dumps(char)[1:-1]
+        for char in payload
+    )
 
 
 def _named(ids: list[int]) -> list[Subject]:

@@ -9,16 +9,19 @@ import pty
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import connection
+from django.db import connection, transaction
 
 from pm_celery import clock, command, publish
 from pm_celery.management.commands.pm import Command
@@ -35,7 +38,7 @@ from pm_celery.models import (
 from pm_celery.operations.diagram import diagram, road
 from pm_celery.operations.overview import overview
 from pm_celery.shell import asking, printing
-from tests.driving import advance_all, drain
+from tests.driving import Worker, advance_all, drain
 from tests.orders import Paid, Placed, Plan, Shipped
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -306,6 +309,15 @@ def test_an_index_of_a_field_is_made_listed_searched_by_and_dropped() -> None:
     assert pm("index", ORDER).code == pm("index", "--drop").code == asking.USAGE
 
 
+def test_a_database_that_is_not_migrated_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Instance._meta, "db_table", "nowhere")
+
+    ran = pm("list")
+
+    assert (ran.code, ran.out) == (asking.REFUSED, "")
+    assert re.match(r"The database: .*nowhere.*pm check may tell more\.$", ran.err)
+
+
 def test_what_rows_hold_cannot_colour_a_terminal_or_begin_a_line() -> None:
     order_id = failed()
     for args in (("list", "letters"), ("show", ORDER, order_id), ("list", "letters", "--json")):
@@ -430,6 +442,35 @@ def test_a_bulk_action_is_left_to_the_workers_and_stopped() -> None:
 
     assert pm("discard", "--all").out.endswith(": 2 discarded\n")
     assert set(Instance.objects.values_list("status", flat=True)) == {"started"}
+
+
+@pytest.mark.postgresql
+def test_a_bulk_action_that_a_worker_is_at_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    orders(2, fail=2)
+    is_locked, goes_on = threading.Event(), threading.Event()
+    workers = []
+
+    def hold(bulk_id: int) -> None:
+        with transaction.atomic():
+            list(BulkAction.objects.select_for_update().filter(pk=bulk_id))
+            is_locked.set()
+            assert goes_on.wait(30)
+
+    def send(bulk_id: int) -> None:
+        workers.append(Worker(partial(hold, bulk_id)))
+        assert is_locked.wait(30)
+
+    def pause(_seconds: float) -> None:
+        goes_on.set()
+        workers[0].finish()
+
+    monkeypatch.setattr("pm_celery.bulks.send", send)
+    monkeypatch.setattr("pm_celery.shell.bulks.time", SimpleNamespace(sleep=pause))
+
+    ran = pm("retry", "--all")
+
+    assert (ran.code, ran.out.endswith(": 2 retried\n")) == (asking.DONE, True)
+    assert goes_on.is_set()
 
 
 def test_a_bulk_action_ends_where_it_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:

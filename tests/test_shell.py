@@ -410,6 +410,11 @@ def test_all_letters_that_match_are_a_bulk_action_that_is_worked_off_here_and_co
     (group,) = pm("list", "groups", "--json").lines
     assert (group["open"], group["died"], group["exception"]) == (3, 3, "Hostile")
     assert "Hostile" in pm("list", "groups", "--process", ORDER).out
+    in_group = pm("list", "letters", "--group", group["id"], "--limit", 2, "--json")
+    newest = DeadLetter.objects.order_by("-pk").values_list("pk", flat=True)[:2]
+    assert [row["id"] for row in in_group.lines] == list(newest)
+    assert "There may be more" in in_group.err
+    assert pm("list", "letters", "--group", "none", "--json").lines == []
 
     for condition in (["--exception", "ValueError"], ["--until", "1h"], ["--handler", "placed"]):
         ran = pm("retry", "--all", "--process", ORDER, *condition, "--json")
@@ -674,6 +679,7 @@ def test_prune_says_what_would_go_removes_it_and_tells_how_many_were_spared(sett
         (["list", "--since", "yesterday"], "'yesterday' is no moment"),
         (["list", "--since", "2026-02-31"], "is no moment"),
         (["list", "--exception", "X"], "--exception is for letters"),
+        (["list", "inbox", "--group", "X"], "--group is for letters"),
         (["list", "groups", "--key", "1"], "--key is not for groups"),
         (["list", "groups", "--status", "dead"], "they have: open, any"),
         (["prune", "--older-than", "30"], "no duration"),

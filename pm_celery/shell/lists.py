@@ -102,6 +102,7 @@ def add(family: Family) -> None:
     parser.add_argument("--name", metavar="NAME", help="this event, command or timer")
     parser.add_argument("--exception", metavar="CLASS", help="letters that died of it")
     parser.add_argument("--place", choices=list(Place.values), help="letters that died there")
+    parser.add_argument("--group", metavar="ID", help="letters of this group")
     parser.add_argument(
         "--since", metavar="WHEN", help="a moment (ISO 8601), or a duration back from now: 2h"
     )
@@ -118,7 +119,7 @@ def list_rows(shell: Shell) -> int:
     if status and status not in listing.statuses:
         known = ", ".join(listing.statuses) or "none"
         raise Usage(f"{table} have no status {status!r}; they have: {known}.")
-    for name in ("exception", "place"):
+    for name in ("exception", "place", "group"):
         if options[name] and table != "letters":
             raise Usage(f"--{name} is for letters.")
     if options["name"] and table == "instances":
@@ -132,6 +133,7 @@ def list_rows(shell: Shell) -> int:
         "name": options["name"],
         "exception": options["exception"],
         "place": options["place"],
+        "group_id": options["group"],
     }
     found, is_cut = _found(listing, {k: v for k, v in wanted.items() if v is not None}, options)
     for row in found:
@@ -191,6 +193,9 @@ def _by_index(listing: Listing, rows: Any, wanted: dict[str, str]) -> Any:
     )
     if listing.model is DeadLetter and wanted == {"status": "open"}:
         return rows.open().order_by("-died_at").defer("traceback")
+    if listing.model is DeadLetter and "group_id" in wanted:
+        of_group = rows.filter(group_id=wanted["group_id"], status=wanted["status"])
+        return of_group.order_by("-pk").defer("traceback")
     if process is None or key is None:
         return None
     if listing.model is Instance:

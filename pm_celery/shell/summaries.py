@@ -22,7 +22,7 @@ __all__ = ["SUMMARIES", "summarize"]
 # A line for people by its columns, and the same for scripts.
 Line = tuple[dict[str, Any], dict[str, Any]]
 
-_OPTIONS = ("process", "key", "status", "name", "exception", "place", "since")
+_OPTIONS = ("process", "key", "status", "name", "exception", "place", "group", "since")
 
 
 def summarize(shell: Shell) -> int:

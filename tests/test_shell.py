@@ -22,6 +22,7 @@ from uuid import UUID, uuid4
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection, transaction
+from django.test.utils import CaptureQueriesContext
 
 from pm_celery import clock, command, publish
 from pm_celery.management.commands.pm import Command
@@ -414,6 +415,12 @@ def test_all_letters_that_match_are_a_bulk_action_that_is_worked_off_here_and_co
     newest = DeadLetter.objects.order_by("-pk").values_list("pk", flat=True)[:2]
     assert [row["id"] for row in in_group.lines] == list(newest)
     assert "There may be more" in in_group.err
+    for listed in (["letters", "--group", group["id"]], ["letters"], ["timers", "--key", keys[0]]):
+        with CaptureQueriesContext(connection) as asked:
+            pm("list", *listed, "--process", ORDER, "--limit", 1)
+            pm("list", *listed, "--limit", 1)
+        rows = [one["sql"] for one in asked if "JOIN" in one["sql"] or "deadletter" in one["sql"]]
+        assert all(" LIMIT " in sql or " IN (" in sql or " <= " in sql for sql in rows), listed
     assert pm("list", "letters", "--group", "none", "--json").lines == []
 
     for condition in (["--exception", "ValueError"], ["--until", "1h"], ["--handler", "placed"]):

@@ -163,13 +163,17 @@ def _found(
     since = when(options["since"]) if options["since"] else None
     rows = listing.model._default_manager.using(get_settings().database)
     related = ("instance",) if listing.model is Timer else ()
-    if by_index := _by_index(listing, rows, wanted):
+    by_index = _by_index(listing, rows, wanted)
+    # Whether it is true would be asked of all its rows.
+    if by_index is not None:
+        most = 10 * limit + 1000
+        read = list(by_index.select_related(*related)[:most])
         found = [
             row
-            for row in by_index.select_related(*related)[: 10 * limit + 1000]
+            for row in read
             if _fits(row, wanted) and (since is None or getattr(row, listing.since) >= since)
         ]
-        return found[:limit], len(found) > limit
+        return found[:limit], len(found) > limit or len(read) == most
     fitting = rows.filter(**wanted)
     if since is not None:
         fitting = fitting.filter(**{f"{listing.since}__gte": since})
@@ -206,7 +210,8 @@ def _by_index(listing: Listing, rows: Any, wanted: dict[str, str]) -> Any:
         return None
     instance = Instance.objects.using(rows.db).filter(process=process, key=key).first()
     if instance is None:
-        return None if listing.model is OutboxCommand else rows.none()
+        # A command and a letter may have a key without an instance.
+        return rows.none() if listing.model is Timer else None
     return rows.filter(instance_id=instance.pk).order_by("-pk")
 
 

@@ -207,6 +207,11 @@ def test_lists_are_filtered_and_capped_and_say_that_there_is_more(
         (letter,) = pm("list", "letters", "--json", *options).lines
         assert (letter["key"], letter["exception"]) == (str(bad), "Hostile")
     assert pm("list", "letters", "--exception", "ValueError").out == ""
+    unmatched = DeadLetter.objects.get()
+    unmatched.pk, unmatched.key, unmatched.instance = None, "4711", None
+    unmatched.save(force_insert=True)
+    (letter,) = pm("list", "letters", "--process", ORDER, "--key", "4711", "--json").lines
+    assert letter["id"] == unmatched.pk
     assert pm("list", "letters", "--status", "retried", "--json").lines == []
     timers = pm("list", "timers", "--json", "--process", ORDER, "--key", bad).lines
     assert [row["name"] for row in timers] == ["reminder"]

@@ -164,6 +164,9 @@ class ReadOnlyAdmin(_ModelAdmin):
     # Shown on the page of one row, besides its columns.
     also_shown: tuple[str, ...] = ()
 
+    class Media:
+        css: ClassVar[dict[str, tuple[str, ...]]] = {"all": ("pm_celery/pages.css",)}
+
     def __init__(self, model: type[Any], admin_site: admin.AdminSite) -> None:
         super().__init__(model, admin_site)
         columns = [field for field in model._meta.fields if not field.primary_key]

@@ -295,6 +295,17 @@ class ReadOnlyAdmin(_ModelAdmin):
         }
         return super().changeform_view(request, object_id, form_url, context)
 
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> HttpResponse:
+        if not self.is_under_way(context["original"]):
+            context["verbs"] = []
+        return super().render_change_form(request, context, *args, **kwargs)
+
+    def is_under_way(self, row: Any) -> bool:
+        """Whether any verb could still do something to a row: else its page offers none."""
+        return True
+
     def _shown(self, field: Field[Any, Any]) -> str | Callable[[Any], object]:
         """How the page of one row shows a column."""
         show: Callable[[Any], object]

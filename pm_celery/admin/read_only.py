@@ -164,6 +164,9 @@ class ReadOnlyAdmin(_ModelAdmin):
     # Shown on the page of one row, besides its columns.
     also_shown: tuple[str, ...] = ()
 
+    class Media:
+        css: ClassVar[dict[str, tuple[str, ...]]] = {"all": ("pm_celery/pages.css",)}
+
     def __init__(self, model: type[Any], admin_site: admin.AdminSite) -> None:
         super().__init__(model, admin_site)
         columns = [field for field in model._meta.fields if not field.primary_key]
@@ -299,6 +302,17 @@ class ReadOnlyAdmin(_ModelAdmin):
             **(extra_context or {}),
         }
         return super().changeform_view(request, object_id, form_url, context)
+
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> HttpResponse:
+        if not self.is_under_way(context["original"]):
+            context["verbs"] = []
+        return super().render_change_form(request, context, *args, **kwargs)
+
+    def is_under_way(self, row: Any) -> bool:
+        """Whether any verb could still do something to a row: else its page offers none."""
+        return True
 
     def _shown(self, field: Field[Any, Any]) -> str | Callable[[Any], object]:
         """How the page of one row shows a column."""

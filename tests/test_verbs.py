@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -195,6 +196,19 @@ def test_a_timer_is_moved_to_a_moment_that_is_to_come(admin_client: Client) -> N
     assert told(moved) == [("success", "1 moved.")]
     timer.refresh_from_db()
     assert timer.due_at.isoformat() == "2999-01-31T12:00:00+00:00"
+
+
+def test_a_timer_is_not_moved_to_where_no_database_and_no_page_can_follow(
+    admin_client: Client, settings: Any
+) -> None:
+    settings.TIME_ZONE = "America/New_York"
+    timer = make_timer(instance_of())
+    before = Timer.objects.values().get()
+
+    moved = act(admin_client, "move", timer, due_at="9999-12-31T23:59")
+
+    assert told(moved) == [("warning", "1 not moved: the moment is too far away.")]
+    assert Timer.objects.values().get() == before
 
 
 def test_a_process_is_paused_and_resumed_from_the_list_of_all(admin_client: Client) -> None:

@@ -8,9 +8,11 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from celery import current_app
 from django.contrib.admin.models import LogEntry
 from django.test import Client
 from django.utils.timezone import now
+from kombu.exceptions import OperationalError
 
 from pm_celery import publish
 from pm_celery.admin import whereabouts
@@ -25,6 +27,7 @@ from pm_celery.models import (
     Timer,
 )
 from pm_celery.operations import commands, instances, messages
+from pm_celery.outbox import RUN_TASK
 from pm_celery.rows import NEVER
 from tests.driving import advance_all, drain, run_commands
 from tests.orders import Paid, Placed, Plan
@@ -125,6 +128,23 @@ def test_a_delayed_command_runs_when_it_is_dispatched_and_never_when_it_is_cance
         for command, says in zip(now_or_never, ("already done", "already cancelled"), strict=True):
             with pytest.raises(Refused, match=says):
                 verb(command.pk)
+
+
+def test_a_command_that_the_broker_did_not_take_is_not_said_to_be_handed_to_celery(
+    admin_client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*args: Any, **options: Any) -> None:
+        raise OperationalError("no broker")
+
+    monkeypatch.setattr(current_app, "send_task", refuses)
+    monkeypatch.setattr(current_app.tasks[RUN_TASK], "apply_async", refuses)
+    command = command_of(instance_of(), status="pending", due_at=now() + timedelta(days=1))
+
+    ((level, text),) = told(act(admin_client, "dispatch", command))
+
+    assert (level, "the broker did not take it" in text) == ("warning", True)
+    command.refresh_from_db()
+    assert command.status == "dispatched"
 
 
 def test_a_command_that_may_have_run_is_not_cancelled_nor_a_running_task_doubled() -> None:

@@ -76,7 +76,8 @@ def move_marks() -> None:
 def _next_mark(alias: str, process: str, mark: int, now: datetime) -> int:
     """Where the oldest runs, or as far as it is certain that none does, within a portion of the table."""
     rows = Instance.objects.using(alias)
-    portion = _portion(_first_id(mark), _ROWS_AT_ONCE)
+    # Behind it, for it has ended: a gap that begins with it may be longer than a portion.
+    portion = _portion(_first_id(mark + 1), _ROWS_AT_ONCE)
     certain = Q(started_at__lte=now - _UNCERTAIN)
     running = rows.running().filter(portion, process=process).order_by("pk")
     first = running.values_list("pk", flat=True).first()

@@ -244,7 +244,7 @@ def test_an_instance_of_a_process_that_is_no_longer_declared_is_shown(admin_clie
     assert re.findall(r'class="pm-badge"[^>]*>([^<]*)', response.text) == ["#1"]
 
 
-@event
+@event(name="tests.instance_page.Opened")  # other modules have an event of that name
 class Opened:
     account: str
     iban: Annotated[str, Sensitive]

@@ -290,3 +290,28 @@ def test_what_the_list_shows_and_no_condition_says_is_refused(admin_client: Clie
         assert "Nothing was done: " in answer.text
     assert not BulkAction.objects.exists()
     assert FailedAttempt.objects.exists()
+
+
+def test_a_bulk_action_is_never_about_letters_that_its_list_does_not_show(
+    admin_client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two values of one column exclude each other; and a search prefers what is declared."""
+    monkeypatch.setattr(bulks, "send", lambda bulk_id: None)
+    fail(2, KeyError(1))
+    one, other = DeadLetter.objects.values_list("key", flat=True)
+    gone = DeadLetter.objects.get(key=one)
+    gone.pk, gone.process = None, "gone.Process"
+    gone.save(force_insert=True)
+
+    for query in (
+        f"?key={one}&q={other}",
+        f"?key={one}&key__exact={other}",
+        f"?key={one}&key={other}",
+        "?process=a&process__exact=tests.Order",
+        f"?q={one}",
+    ):
+        values = {"action": "retry", "_selected_action": "1", "select_across": "1"}
+        values |= {"confirmed": "yes", "reason": "r"}
+        answer = admin_client.post(url("changelist") + query, values, follow=True)
+        assert "Nothing was done: " in answer.text, query
+    assert not BulkAction.objects.exists()

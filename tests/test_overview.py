@@ -184,6 +184,22 @@ def test_a_mark_does_not_pass_rows_beside_which_others_may_still_be_committed(ti
     assert oldest._marks([PROCESS]) == {PROCESS: Instance.objects.get(status="started").pk}
 
 
+def test_a_mark_goes_over_a_gap_that_pruning_left_behind_a_row_that_is_kept(
+    time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders = [place_order() for _ in range(6)]
+    for order_id in orders[:-1]:
+        instances.cancel(Instance.objects.get(key=order_id).pk)
+    Instance.objects.filter(key__in=orders[1:-1]).delete()
+    monkeypatch.setattr(oldest, "_ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(oldest, "_ROWS_ON_A_PAGE", 2)
+
+    for _ in range(3):
+        ticked_later(time)
+
+    assert row_of().oldest == Instance.objects.get(key=orders[-1])
+
+
 # -- who sees what ----------------------------------------------------------------------------------
 
 

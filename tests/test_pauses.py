@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from pm_celery import engine, pauses, publish, registry, ticks
+from pm_celery import clock, engine, pauses, publish, registry, ticks
 from pm_celery.exceptions import Refused
 from pm_celery.models import InboxMessage, Instance, Intervention, Pause, Transition
 from pm_celery.operations import pauses as verbs
@@ -172,3 +172,11 @@ def test_a_worker_that_holds_back_while_the_process_is_resumed_strands_nothing(
     assert not InboxMessage.objects.filter(due_at=NEVER).exists()
     drain()
     assert names_of(order_id)[:2] == ["tests.Placed", "tests.Paid"]
+
+
+def test_who_pauses_what_is_being_resumed_is_told_that_it_is_not_paused() -> None:
+    verbs.pause(PROCESS)
+    Pause.objects.update(resumed_at=clock.now())
+
+    with pytest.raises(Refused, match="it is being resumed"):
+        verbs.pause(PROCESS)

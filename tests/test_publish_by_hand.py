@@ -221,3 +221,13 @@ def test_an_id_that_was_used_and_an_event_that_nobody_hears_are_refused() -> Non
     with pytest.raises(Refused, match="order_id: Field required"):
         publish_by_hand("tests.Placed", {})
     assert Intervention.objects.count() == 1
+
+
+@pytest.mark.parametrize("field", ["payload-lines", "payload-count", "payload-numbers"])
+def test_json_that_is_nested_too_deeply_is_told_at_its_field(
+    rich: Any, admin_client: Client, field: str
+) -> None:
+    answer = admin_client.post(page("rich.Ordered"), {**FILLED, field: "[" * 100_000})
+
+    assert answer.status_code == 200
+    assert list(answer.context["form"].errors) == [field]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from celery import current_app
 from django.contrib.admin.models import LogEntry
 from django.test import Client
 from django.utils.timezone import now
+from kombu.exceptions import OperationalError
 
 from pm_celery import publish
 from pm_celery.admin import whereabouts
@@ -24,6 +27,7 @@ from pm_celery.models import (
     Timer,
 )
 from pm_celery.operations import commands, instances, messages
+from pm_celery.outbox import RUN_TASK
 from pm_celery.rows import NEVER
 from tests.driving import advance_all, drain, run_commands
 from tests.orders import Paid, Placed, Plan
@@ -126,6 +130,23 @@ def test_a_delayed_command_runs_when_it_is_dispatched_and_never_when_it_is_cance
                 verb(command.pk)
 
 
+def test_a_command_that_the_broker_did_not_take_is_not_said_to_be_handed_to_celery(
+    admin_client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*args: Any, **options: Any) -> None:
+        raise OperationalError("no broker")
+
+    monkeypatch.setattr(current_app, "send_task", refuses)
+    monkeypatch.setattr(current_app.tasks[RUN_TASK], "apply_async", refuses)
+    command = command_of(instance_of(), status="pending", due_at=now() + timedelta(days=1))
+
+    ((level, text),) = told(act(admin_client, "dispatch", command))
+
+    assert (level, "the broker did not take it" in text) == ("warning", True)
+    command.refresh_from_db()
+    assert command.status == "dispatched"
+
+
 def test_a_command_that_may_have_run_is_not_cancelled_nor_a_running_task_doubled() -> None:
     instance = instance_of()
     ahead = now() + timedelta(minutes=1)
@@ -195,6 +216,19 @@ def test_a_timer_is_moved_to_a_moment_that_is_to_come(admin_client: Client) -> N
     assert told(moved) == [("success", "1 moved.")]
     timer.refresh_from_db()
     assert timer.due_at.isoformat() == "2999-01-31T12:00:00+00:00"
+
+
+def test_a_timer_is_not_moved_to_where_no_database_and_no_page_can_follow(
+    admin_client: Client, settings: Any
+) -> None:
+    settings.TIME_ZONE = "America/New_York"
+    timer = make_timer(instance_of())
+    before = Timer.objects.values().get()
+
+    moved = act(admin_client, "move", timer, due_at="9999-12-31T23:59")
+
+    assert told(moved) == [("warning", "1 not moved: the moment is too far away.")]
+    assert Timer.objects.values().get() == before
 
 
 def test_a_process_is_paused_and_resumed_from_the_list_of_all(admin_client: Client) -> None:

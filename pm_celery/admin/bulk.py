@@ -12,6 +12,7 @@ from django.template.response import TemplateResponse
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from pm_celery import registry
 from pm_celery.admin.actions import Verb
 from pm_celery.admin.read_only import ReadOnlyAdmin
 from pm_celery.conf import get_settings
@@ -33,20 +34,41 @@ _LOOKUPS = {f"{name}{suffix}": name for name in bulk.CONDITIONS[:-2] for suffix 
 def _conditions(its_admin: DeadLetterAdmin, request: HttpRequest) -> dict[str, str]:
     """What the list is filtered by, as conditions. Raises ``Refused`` for what cannot be one."""
     found: dict[str, str] = {}
-    for lookup in request.GET:
-        value = str(request.GET[lookup])
-        if lookup == "status__exact":
-            if value != "open":
-                raise Refused(_("only open letters can be acted on: filter by the status “open”"))
-        elif lookup in _LOOKUPS:
-            found[_LOOKUPS[lookup]] = value
-        elif lookup == "q" and value.strip():
-            term = value.strip()
-            by_key = its_admin.get_queryset(request).filter(key=term)
-            found["key" if "\x00" not in term and by_key.exists() else "message_ref"] = term
-        elif lookup not in ("q", "p", "o"):
-            raise Refused(_("not all at once by the filter “%(name)s”") % {"name": lookup})
+
+    def add(name: str, value: str) -> None:
+        if found.setdefault(name, value) != value:
+            raise Refused(_("not all at once by two values of “%(name)s”") % {"name": name})
+
+    for lookup, values in request.GET.lists():
+        for value in map(str, values):
+            if lookup == "status__exact":
+                if value != "open":
+                    raise Refused(
+                        _("only open letters can be acted on: filter by the status “open”")
+                    )
+            elif lookup in _LOOKUPS:
+                add(_LOOKUPS[lookup], value)
+            elif lookup == "q" and value.strip():
+                add(_column_of(its_admin, request, value.strip()), value.strip())
+            elif lookup not in ("q", "p", "o"):
+                raise Refused(_("not all at once by the filter “%(name)s”") % {"name": lookup})
     return found
+
+
+def _column_of(its_admin: DeadLetterAdmin, request: HttpRequest, term: str) -> str:
+    """In which column the list's search finds a term. Raises ``Refused`` where it finds some of them only."""
+    of_key = its_admin.get_queryset(request).filter(key=term)
+    if "\x00" in term or not of_key.exists():
+        return "message_ref"
+    declared = [item.name for item in registry.listeners]
+    known = of_key.filter(process__in=declared)
+    if known.exists() and of_key.exclude(process__in=declared).exists():
+        raise Refused(
+            _(
+                "processes that are not declared have letters of that key too: search for each by itself"
+            )
+        )
+    return "key"
 
 
 def ask_or_start(

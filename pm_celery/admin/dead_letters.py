@@ -168,7 +168,12 @@ class DeadLetterAdmin(ReadOnlyAdmin):
 
     def text_of(self, row: Any, column: str) -> str:
         if column in ("payload", "original_payload"):
-            return payload_shown(row.name, row.process, getattr(row, column), kind=_kind_of(row))
+            text, kind = getattr(row, column), _kind_of(row)
+            shown = payload_shown(row.name, row.process, text, kind=kind)
+            if kind or row.message_id is None:
+                return shown
+            # Its message is gone, and may have been a timer's.
+            return payload_shown(row.name, row.process, shown, kind="timer")
         return super().text_of(row, column)
 
     def render_change_form(

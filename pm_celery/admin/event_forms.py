@@ -132,7 +132,7 @@ class EventForm(ReasonForm):
         for name, path in self._paths.items():
             try:
                 value = _value_of(self._kinds[name], cleaned.get(name))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 self.add_error(name, _("This is no JSON: %(error)s") % {"error": error})
                 continue
             if not path:
@@ -227,7 +227,8 @@ def _written(value: object) -> str:
 
 
 def _value_of(kind: str, given: Any) -> Any:
-    """What was filled in, as JSON has it; None for nothing. Raises ``ValueError`` for no JSON."""
+    """What was filled in, as JSON has it; None for nothing. Raises ``ValueError`` for no JSON, and
+    ``RecursionError`` for what is nested too deeply."""
     if kind == "boolean":
         return bool(given)
     if given in (None, ""):

@@ -21,7 +21,7 @@ from pm_celery.exceptions import Refused
 from pm_celery.models import InboxMessage, Instance, Transition
 from pm_celery.operations import instances
 from pm_celery.operations.search import search
-from pm_celery.redaction import state_shown
+from pm_celery.redaction import HIDDEN, state_shown
 
 __all__ = ["InstanceAdmin", "TransitionAdmin"]
 
@@ -171,7 +171,11 @@ class TransitionAdmin(ReadOnlyAdmin):
 
     def text_of(self, row: Any, column: str) -> str:
         text: str = getattr(row, column)
-        return state_shown(process_of(row), text) if column == "state" else text
+        if column != "state":
+            return text
+        process = process_of(row)
+        # What is sensitive in it, only its process says.
+        return state_shown(process, text) if process else HIDDEN
 
     @admin.display(description=_("inbox message"))
     def message(self, row: Transition) -> object:

@@ -187,6 +187,15 @@ class ReadOnlyAdmin(_ModelAdmin):
 
     # -- lists ----------------------------------------------------------------------------------
 
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
+        """Whether a list's address may filter by it: not by long texts, of which no index knows anything.
+
+        Of payloads and states it would tell what is hidden, a character at a time.
+        """
+        if lookup.partition("__")[0] in _long_texts(self.model):
+            return False
+        return super().lookup_allowed(lookup, value, request)
+
     def response_action(
         self, request: HttpRequest, queryset: QuerySet[Any], *args: Any, **kwargs: Any
     ) -> HttpResponse | None:

@@ -18,7 +18,7 @@ from pm_celery.admin.read_only import InstanceProcessFilter, ReadOnlyAdmin, proc
 from pm_celery.admin.whereabouts import TimerFilter, lateness
 from pm_celery.models import Timer
 from pm_celery.operations import timers
-from pm_celery.redaction import payload_shown
+from pm_celery.redaction import HIDDEN, payload_shown
 
 __all__ = ["TimerAdmin"]
 
@@ -93,7 +93,8 @@ class TimerAdmin(ReadOnlyAdmin):
 
     def text_of(self, row: Any, column: str) -> str:
         process = process_of(row)
-        return payload_shown(row.name, process, row.payload, kind="timer")
+        # What is sensitive in it, only its process says.
+        return payload_shown(row.name, process, row.payload, kind="timer") if process else HIDDEN
 
     def describe(self, row: Any) -> str:
         return f"{row.instance}, {row}"

@@ -314,16 +314,21 @@ def _failed_again(alias: str, bulk: BulkAction) -> tuple[int, bool]:
     Asked from the side that has fewer letters, its own or the newer ones, and of that side's first ones.
     """
     letters = DeadLetter.objects.using(alias)
-    newer = letters.filter(pk__gt=bulk.last).order_by("pk")
+    newer = letters.filter(pk__gt=bulk.last)
     from_its_own = bulk.done <= _MOST_LOOKED_UP
-    some = letters.filter(bulk=bulk) if from_its_own else newer
-    # As a list: MariaDB knows no LIMIT in what IN asks.
-    chosen = list(some.order_by("pk").values_list("pk", flat=True)[:_MOST_LOOKED_UP])
+    some, is_cut = (letters.filter(bulk=bulk), False) if from_its_own else _first_of(newer)
     found = 0
     for path in ("message", "command"):
         same = {path: OuterRef(path)}
         other = newer.filter(**same) if from_its_own else letters.filter(bulk=bulk, **same)
-        rows: Any = letters.filter(pk__in=chosen, **{f"{path}__isnull": False})
+        rows: Any = some.filter(**{f"{path}__isnull": False})
         found += rows.filter(Exists(other)).values(path).distinct().count()
-    is_cut = not from_its_own and newer[_MOST_LOOKED_UP : _MOST_LOOKED_UP + 1].exists()
     return found, is_cut
+
+
+def _first_of(letters: QuerySet[DeadLetter]) -> tuple[QuerySet[DeadLetter], bool]:
+    """The first letters that are looked up, and whether there are more. By their last id: MariaDB takes no
+    LIMIT in a subquery."""
+    last, most = _MOST_LOOKED_UP - 1, _MOST_LOOKED_UP + 1
+    ids = list(letters.order_by("pk").values_list("pk", flat=True)[last:most])
+    return letters.filter(pk__lte=ids[0]) if ids else letters, len(ids) > 1

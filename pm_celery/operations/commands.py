@@ -19,9 +19,11 @@ def dispatch(outbox_id: int, *, by: str = "", reason: str = "") -> None:
     """Hand a command to Celery now: one that is delayed, backs off, or whose message may be lost.
 
     outbox_id: the number of its row. Raises ``Refused`` for what is settled, expired or running, and for a
-    Celery signature whose lease lasts: it could run twice at a time, and a command cannot.
+    Celery signature whose lease lasts: it could run twice at a time, and a command cannot. Also where Celery
+    does not take it now; then its lease has begun all the same.
     """
     alias = get_settings().database
+    taken: list[int] = []
     with transaction.atomic(using=alias):
         command = _locked(alias, outbox_id)
         now = clock.now()
@@ -37,7 +39,12 @@ def dispatch(outbox_id: int, *, by: str = "", reason: str = "") -> None:
         command.save(using=alias, update_fields=["status", "dispatches", "due_at"])
         _intervene(alias, "dispatch command", command, by, reason, details)
         # If we die before it is sent, the lease ends, and the tick dispatches it again.
-        transaction.on_commit(lambda: outbox.dispatch([command]), using=alias, robust=True)
+        transaction.on_commit(
+            lambda: taken.append(outbox.dispatch([command])), using=alias, robust=True
+        )
+    # Nothing is known yet inside of a caller's transaction.
+    if taken == [0]:
+        raise Refused("the broker did not take it: the tick tries again when its lease ends")
 
 
 def cancel(outbox_id: int, *, by: str = "", reason: str = "") -> None:

@@ -31,6 +31,8 @@ def pause(process: str, *, by: str = "", reason: str = "") -> None:
         rows.bulk_create([pause], ignore_conflicts=True)
         # Of two who do it at once the second one waits at the insert, and finds the other's row.
         if not rows.filter(process=process, paused_at=pause.paused_at, resumed_at=None).exists():
+            if rows.filter(process=process, resumed_at__isnull=False).exists():
+                raise Refused("it is being resumed: wait until all that was held back is released")
             raise Refused("it is paused already")
         intervene(alias, "pause", process, by=by, reason=reason, process=process)
 

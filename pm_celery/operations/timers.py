@@ -12,6 +12,7 @@ from pm_celery.exceptions import Refused
 from pm_celery.models import Instance, Timer
 from pm_celery.operations.instances import locked
 from pm_celery.operations.interventions import intervene
+from pm_celery.rows import NEVER
 from pm_celery.timers import timer_message
 
 __all__ = ["cancel", "fire", "move"]
@@ -42,7 +43,12 @@ def fire(timer_id: int, *, by: str = "", reason: str = "") -> None:
 
 
 def move(timer_id: int, due_at: datetime, *, by: str = "", reason: str = "") -> None:
-    """Let a timer fire at another moment. Raises ``Refused`` if it is gone or has fired."""
+    """Let a timer fire at another moment, with its time zone. Raises ``Refused`` if it is gone or has fired,
+    and for a moment that databases cannot keep or give back."""
+    if due_at.tzinfo is None:
+        raise Refused("give a moment with its time zone")
+    if due_at >= NEVER:
+        raise Refused("the moment is too far away")
     alias = get_settings().database
     with transaction.atomic(using=alias):
         timer, instance = _locked(alias, timer_id, fired=False)

@@ -94,13 +94,10 @@ def in_handfuls(
         yield ids
 
 
-def documents(
-    instances: Sequence[Instance], *, raw: bool = False, newest: int | None = None
-) -> Documents:
+def documents(instances: Sequence[Instance], *, raw: bool = False) -> Documents:
     """Each instance with its transitions, commands, timers, dead letters and interventions, as plain data.
 
     raw: with the values that are not to be shown.
-    newest: of each sort only so many, the newest; for a single instance.
     """
     alias = get_settings().database
     ids = [instance.pk for instance in instances]
@@ -108,7 +105,7 @@ def documents(
     def of(model: Any, *order: str) -> dict[int, list[Any]]:
         found = model._default_manager.using(alias).filter(instance_id__in=ids).order_by(*order)
         rows = defaultdict(list)
-        for row in found if newest is None else reversed(found.reverse()[:newest]):
+        for row in found:
             rows[row.instance_id].append(row)
         return rows
 

@@ -178,7 +178,7 @@ class BulkActionAdmin(ReadOnlyAdmin):
                 text = _("%(row)s: not stopped: %(why)s.") % {"row": row, "why": refused}
                 self.message_user(request, text, messages.WARNING)
             else:
-                self.log_change(request, row, "Stopped.")
+                self.log_change(request, row, _("Stopped."))
                 self.message_user(request, _("%(row)s: stopped.") % {"row": row}, messages.SUCCESS)
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:

@@ -92,6 +92,9 @@ class DeadLetterAdmin(ReadOnlyAdmin):
     def describe(self, row: Any) -> str:
         return ", ".join(filter(None, (row.process, row.key, self.failure(row))))
 
+    def is_under_way(self, row: DeadLetter) -> bool:
+        return row.status == "open"
+
     def has_retry_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("pm_celery.retry_deadletter")
 

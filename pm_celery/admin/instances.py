@@ -102,6 +102,9 @@ class InstanceAdmin(ReadOnlyAdmin):
         ids = {pk for meaning in found for pk in meaning.instance_ids}
         return queryset.filter(pk__in=ids), False
 
+    def is_under_way(self, row: Instance) -> bool:
+        return row.ended_at is None
+
     def has_cancel_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("pm_celery.cancel_instance")
 

@@ -103,6 +103,9 @@ class InboxMessageAdmin(ReadOnlyAdmin):
         context = {"publish_url": self.url("publish") if may_publish(request) else ""}
         return super().changelist_view(request, {**context, **(extra_context or {})})
 
+    def is_under_way(self, row: InboxMessage) -> bool:
+        return row.status in ("pending", "waiting")
+
     def has_wake_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("pm_celery.wake_inboxmessage")
 
@@ -137,6 +140,9 @@ class OutboxCommandAdmin(ReadOnlyAdmin):
     @admin.display(description=_("waits"))
     def lateness(self, row: OutboxCommand) -> str | None:
         return lateness(row.due_at) if row.status in UNSETTLED else None
+
+    def is_under_way(self, row: OutboxCommand) -> bool:
+        return row.status in UNSETTLED
 
     def has_dispatch_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("pm_celery.dispatch_outboxcommand")

@@ -15,7 +15,7 @@ from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import ObjectDoesNotExist, ValidationError
 from django.core.paginator import Paginator
 from django.db import DataError
-from django.db.models import Field, ForeignKey, Model, Q, QuerySet, TextField
+from django.db.models import Field, FloatField, ForeignKey, Model, Q, QuerySet, TextField
 from django.http import HttpRequest, HttpResponse
 from django.urls import NoReverseMatch, reverse
 from django.utils.html import format_html
@@ -164,6 +164,9 @@ class ReadOnlyAdmin(_ModelAdmin):
     # Shown on the page of one row, besides its columns.
     also_shown: tuple[str, ...] = ()
 
+    class Media:
+        css: ClassVar[dict[str, tuple[str, ...]]] = {"all": ("pm_celery/pages.css",)}
+
     def __init__(self, model: type[Any], admin_site: admin.AdminSite) -> None:
         super().__init__(model, admin_site)
         columns = [field for field in model._meta.fields if not field.primary_key]
@@ -208,6 +211,14 @@ class ReadOnlyAdmin(_ModelAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         return super().get_queryset(request).using(get_settings().database)
+
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest | None = None) -> bool:
+        """Not by a duration: MariaDB's driver takes an infinite one for a programming error, and no index
+        knows any."""
+        name = lookup.partition("__")[0]
+        if any(field.name == name and isinstance(field, FloatField) for field in self.opts.fields):
+            return False
+        return super().lookup_allowed(lookup, value, request)  # type: ignore[arg-type]
 
     def slim(self, queryset: QuerySet[Any]) -> QuerySet[Any]:
         """What many rows are read by: with the rows that the list joins, without any long text."""
@@ -300,6 +311,17 @@ class ReadOnlyAdmin(_ModelAdmin):
             **(extra_context or {}),
         }
         return super().changeform_view(request, object_id, form_url, context)
+
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> HttpResponse:
+        if not self.is_under_way(context["original"]):
+            context["verbs"] = []
+        return super().render_change_form(request, context, *args, **kwargs)
+
+    def is_under_way(self, row: Any) -> bool:
+        """Whether any verb could still do something to a row: else its page offers none."""
+        return True
 
     def _shown(self, field: Field[Any, Any]) -> str | Callable[[Any], object]:
         """How the page of one row shows a column."""

@@ -179,9 +179,15 @@ def _open(alias: str, conditions: Mapping[str, str], last: int | None) -> QueryS
 # -- the worker's part --------------------------------------------------------------------------------
 
 
-def work(bulk_id: int, *, seconds: float = _WORK_SECONDS) -> None:
+def work(
+    bulk_id: int,
+    *,
+    seconds: float = _WORK_SECONDS,
+    after_each: Callable[[], object] | None = None,
+) -> None:
     """Go on with a bulk action for so long; then send a worker again, so that others have their turn.
 
+    after_each: is called after each letter, for whoever shows how far it is.
     Several may do this at once: whoever finds it locked leaves, and who finds a letter behind the cursor
     passes over it. If we die, the tick sends another worker.
     """
@@ -191,6 +197,8 @@ def work(bulk_id: int, *, seconds: float = _WORK_SECONDS) -> None:
         for letter_id in portion:
             if not _do(alias, bulk_id, letter_id):
                 return
+            if after_each is not None:
+                after_each()
             if time.monotonic() > end:
                 # If we die before this line, or the broker refuses, the tick finds it quiet.
                 bulks.send(bulk_id)

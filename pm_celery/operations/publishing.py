@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from datetime import datetime
 
 from django.db import transaction
 from pydantic import ValidationError
@@ -66,13 +67,15 @@ def publish_by_hand(
     *,
     event_id: str | None = None,
     correlation_id: str | None = None,
+    occurred_at: datetime | None = None,
     by: str = "",
     reason: str = "",
 ) -> Published:
     """Publish an event given by its wire name and JSON payload, as if a colleague's code had done it.
 
-    event_id: a fresh one where there is none. Raises ``Refused``, and does nothing, where the event is not
-    known, does not validate, has an id that was used, or is heard by nobody.
+    event_id: a fresh one where there is none. occurred_at: with a time zone; default: now. Raises
+    ``Refused``, and does nothing, where the event is not known, does not validate, has an id that was used,
+    or is heard by nobody.
     """
     alias = get_settings().database
     found = problems(name, payload)
@@ -86,7 +89,12 @@ def publish_by_hand(
         if event_id and rows.filter(message_id=event_id).exists():
             raise Refused("its id was used before, and the first event stands")
         try:
-            event_id = publish(event, event_id=event_id or None, correlation_id=correlation_id)
+            event_id = publish(
+                event,
+                event_id=event_id or None,
+                correlation_id=correlation_id,
+                occurred_at=occurred_at,
+            )
         except InvalidMessage as error:
             raise Refused(str(error)) from error
         stored = list(rows.filter(message_id=event_id).order_by("pk"))

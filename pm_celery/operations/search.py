@@ -115,7 +115,7 @@ def _by_state(field: str, value: str) -> list[int]:
     if not usable:
         raise Refused(
             f"no process has an index of the state's field {field}, and without one all states would be "
-            f"read. Make one: pm_celery.operations.indexes.create('<process>', '{field}')"
+            f"read. Make one: manage.py pm index <process> {field}"
         )
     shown = [index for index in usable if not redaction.is_hidden(index.process, field)]
     # A field that holds fields is text as a whole, and may hold some that are not to be shown.

@@ -13,7 +13,7 @@ from typing import Any
 from django.core.management.base import CommandError
 
 from pm_celery.exceptions import Refused
-from pm_celery.shell.printing import Bar, Output
+from pm_celery.shell.printing import Bar, Output, as_it_is
 
 __all__ = ["DONE", "REFUSED", "USAGE", "Family", "Shell", "Subject", "Usage"]
 
@@ -66,7 +66,7 @@ class Shell:
         ``CommandError``, with the exit code of a refusal, for any answer but yes."""
         if self.options.get("yes") or not sys.stdin.isatty():
             return
-        self.err.write(f"{question} [y/N] ", ending="")
+        self.err.write(f"{question} [y/N] ", as_it_is, ending="")
         self.err.flush()
         if input().strip().lower() not in ("y", "yes"):
             raise CommandError("Nothing was done.", returncode=REFUSED)

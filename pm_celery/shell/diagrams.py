@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from importlib.util import find_spec
-
+from pm_celery.operations.diagram import diagram, road
 from pm_celery.shell.asking import DONE, Family, Shell
-from pm_celery.shell.selecting import process_named
+from pm_celery.shell.selecting import instance_of, process_named
 
 __all__ = ["add"]
 
-_DIAGRAM = "pm_celery.operations.diagram"
-
 
 def add(family: Family) -> None:
-    if find_spec(_DIAGRAM) is None:
-        return
-    parser = family.add("diagram", diagram, "A process in Mermaid, for docs and reviews.")
+    parser = family.add("diagram", show_diagram, "A process in Mermaid, for docs and reviews.")
     parser.add_argument("process", metavar="PROCESS")
+    parser.add_argument(
+        "--instance", metavar="KEY", help="with the road that the instance of this key took"
+    )
 
 
-def diagram(shell: Shell) -> int:
-    process = process_named(shell.options["process"])
-    text = import_module(_DIAGRAM).mermaid(process)
-    shell.out.document({"process": process, "mermaid": text})
+def show_diagram(shell: Shell) -> int:
+    process, key = process_named(shell.options["process"]), shell.options["instance"]
+    text = diagram(process, road(instance_of(process, key)) if key is not None else ())
+    shell.out.document({"process": process, "key": key, "mermaid": text})
     shell.out.block(text, indent="")
     return DONE

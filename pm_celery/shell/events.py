@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 from typing import Any
-from uuid import uuid4
-
-from django.db import transaction
 
 from pm_celery import wakeups
 from pm_celery.conf import get_settings
-from pm_celery.exceptions import InvalidMessage, UnusableKey
 from pm_celery.keys import PARTITIONS
-from pm_celery.operations.interventions import intervene
-from pm_celery.publishing import publish
-from pm_celery.shell.asking import DONE, Family, Shell, Usage
-from pm_celery.shell.selecting import event_named, when
-from pm_celery.wording import text_of
+from pm_celery.models import InboxMessage
+from pm_celery.operations import messages, publishing
+from pm_celery.shell.asking import DONE, REFUSED, Family, Shell, Subject, Usage
+from pm_celery.shell.selecting import LARGEST_ID, event_named, text_given, when
 
 __all__ = ["add"]
 
 
 def add(family: Family) -> None:
-    parser = family.add("publish", publish_event, "Publish an event.", is_verb=True)
+    parser = family.add(
+        "publish", publish, "Publish an event, and say where it went.", is_verb=True
+    )
     parser.add_argument("event", metavar="EVENT", help="its wire name: shop.OrderPlaced")
     parser.add_argument(
         "payload", metavar="PAYLOAD", help="JSON; @file reads a file, - the standard input"
@@ -32,55 +27,92 @@ def add(family: Family) -> None:
     parser.add_argument("--id", metavar="ID", help="the event's id (a new one)")
     parser.add_argument("--correlation-id", metavar="ID", help="the conversation (the event's id)")
     parser.add_argument("--occurred-at", metavar="WHEN", help="when it happened (now)")
-    family.add("wake", wake, "Wake the workers of all that is due, as the tick does.")
+    parser = family.add(
+        "wake",
+        wake,
+        "Look now at messages that back off or are stuck; without ids: wake the workers of all that is "
+        "due, as the tick does.",
+        is_verb=True,
+    )
+    parser.add_argument("message", nargs="*", type=int, metavar="MESSAGE", help="ids")
+    parser.add_argument("--dry-run", action="store_true", help="say which, and do nothing")
 
 
-def publish_event(shell: Shell) -> int:
+def publish(shell: Shell) -> int:
     options = shell.options
-    declared = event_named(options["event"])
-    data = _json(options["payload"])
-    occurred_at = when(options["occurred_at"]) if options["occurred_at"] else None
-    try:
-        event = declared.decode(json.dumps(data))
-    except Exception as error:  # noqa: BLE001 -- an event's validators are user code
-        raise Usage(f"{declared.name} cannot be made of that: {text_of(error)}") from None
-    alias = get_settings().database
-    try:
-        with transaction.atomic(using=alias):
-            event_id = publish(
-                event,
-                event_id=options["id"] or str(uuid4()),
-                correlation_id=options["correlation_id"],
-                occurred_at=occurred_at,
-            )
-            subject = f"{declared.name} {event_id}"
-            who, why = shell.by, shell.reason
-            intervene(alias, "publish", subject, by=who, reason=why, details={"event_id": event_id})
-    except (InvalidMessage, UnusableKey) as error:
-        raise Usage(str(error)) from None
-    shell.out.document({"event": declared.name, "event_id": event_id})
-    shell.out.line(f"{declared.name} {event_id}: published", "SUCCESS")
-    return DONE
+    name = event_named(options["event"]).name
+    payload = _json(options["payload"])
+    if problems := publishing.problems(name, payload):
+        told = "; ".join(f"{'.'.join(map(str, at)) or 'payload'}: {what}" for at, what in problems)
+        raise Usage(f"{name} cannot be made of that: {told}")
+    published = publishing.publish_by_hand(
+        name,
+        payload,
+        event_id=options["id"],
+        correlation_id=options["correlation_id"],
+        occurred_at=when(options["occurred_at"]) if options["occurred_at"] else None,
+        by=shell.by,
+        reason=shell.reason,
+    )
+    shell.out.document(
+        {
+            "event": name,
+            "event_id": published.event_id,
+            "correlation_id": published.correlation_id,
+            "routes": [
+                {
+                    "id": route.inbox_id,
+                    "process": route.process,
+                    "key": route.key,
+                    "error": route.error or None,
+                }
+                for route in published.routes
+            ],
+        }
+    )
+    shell.out.line(f"{name} {published.event_id}: published", "SUCCESS")
+    for route in published.routes:
+        where = " ".join(filter(None, (route.process, route.key)))
+        if route.error:
+            shell.out.line(f"  {where}: a dead letter: {route.error}", "ERROR")
+        else:
+            shell.out.line(f"  {where}")
+    return REFUSED if any(route.error for route in published.routes) else DONE
 
 
 def _json(text: str) -> Any:
     try:
-        if text == "-":
-            text = sys.stdin.read()
-        elif text.startswith("@"):
-            text = Path(text[1:]).read_text(encoding="utf-8")
-        return json.loads(text)
-    except OSError as error:
-        raise Usage(f"{error.filename}: {error.strerror}.") from None
+        return json.loads(text_given(text))
     except (ValueError, RecursionError) as error:
         raise Usage(f"The payload is no JSON: {error}.") from None
 
 
 def wake(shell: Shell) -> int:
+    if shell.options["message"]:
+        return shell.each(_messages(shell.options["message"]), messages.wake, "woken")
     partitions = wakeups.partitions_with_work(range(PARTITIONS))
     lanes = wakeups.common_lanes(partitions)
-    wakeups.wake_again(lanes)
-    shell.out.document({"partitions": sorted(partitions), "lanes": sorted(lanes)})
+    is_dry = shell.options["dry_run"]
+    if not is_dry:
+        wakeups.wake_again(lanes)
+    shell.out.document(
+        {"partitions": sorted(partitions), "lanes": sorted(lanes), "dry_run": is_dry}
+    )
+    woken = "would be" if is_dry else "were"
     found = f"{len(partitions)} partitions have something due" if partitions else "Nothing is due"
-    shell.out.line(f"{found}; workers were woken." if partitions else f"{found}.")
+    shell.out.line(f"{found}; workers {woken} woken." if partitions else f"{found}.")
     return DONE
+
+
+def _messages(ids: list[int]) -> list[Subject]:
+    rows = InboxMessage.objects.using(get_settings().database).defer("payload")
+    known = rows.in_bulk([id_ for id_ in ids if 0 < id_ <= LARGEST_ID])
+    found = []
+    for id_ in dict.fromkeys(ids):
+        row = known.get(id_)
+        if row is None:
+            raise Usage(f"There is no message {id_}: pm list inbox tells ids.")
+        title = " ".join(filter(None, (f"message {id_}", row.process, row.key, row.name)))
+        told = {"id": id_, "process": row.process, "key": row.key, "name": row.name}
+        found.append(Subject(id_, title, told))
+    return found

@@ -1,4 +1,5 @@
-"""``pm cancel``, ``pm complete``, ``pm fire-timeout``: instances by id, by key, or by process and status."""
+"""``pm retry-instance``, ``pm cancel``, ``pm complete``, ``pm fire-timeout``: instances by id, by key, or by
+process and status."""
 
 from __future__ import annotations
 
@@ -13,6 +14,11 @@ from pm_celery.shell.selecting import add_instances, instances
 __all__ = ["add"]
 
 _VERBS: dict[str, tuple[Callable[..., Any], str, str]] = {
+    "retry-instance": (
+        verbs.retry,
+        "retried",
+        "Retry the one dead letter because of which an instance has failed.",
+    ),
     "cancel": (verbs.cancel, "cancelled", "End instances as cancelled."),
     "complete": (verbs.complete, "completed", "End instances as completed."),
     "fire-timeout": (verbs.fire_timeout, "let time out", "Let instances time out now."),

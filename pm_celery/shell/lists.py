@@ -1,4 +1,4 @@
-"""``pm list``: rows of a table, the newest first, at most so many."""
+"""``pm list``: rows of a table, the newest first, at most so many; and summaries."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pm_celery.redaction import payload_shown
 from pm_celery.shell.asking import DONE, Family, Shell, Usage
 from pm_celery.shell.printing import moment
 from pm_celery.shell.selecting import process_named, when
+from pm_celery.shell.summaries import SUMMARIES, summarize
 from pm_celery.walking import RANGE, newest_first
 
 __all__ = ["add"]
@@ -90,13 +91,18 @@ _MOST_LOOKED_AT = 1_000_000
 
 def add(family: Family) -> None:
     parser = family.add("list", list_rows, "Rows of a table, the newest first.")
-    parser.add_argument("table", nargs="?", default="instances", choices=list(LISTINGS))
+    tables = [*LISTINGS, *SUMMARIES]
+    parser.add_argument("table", nargs="?", default="instances", choices=tables)
     parser.add_argument("--process", metavar="NAME", help="of this process")
     parser.add_argument("--key", help="of this correlation key")
-    parser.add_argument("--status", help="in this status (letters: open, unless another is given)")
+    parser.add_argument(
+        "--status",
+        help="in this status (letters and groups: open, unless another is given; groups: any)",
+    )
     parser.add_argument("--name", metavar="NAME", help="this event, command or timer")
     parser.add_argument("--exception", metavar="CLASS", help="letters that died of it")
     parser.add_argument("--place", choices=list(Place.values), help="letters that died there")
+    parser.add_argument("--group", metavar="ID", help="letters of this group")
     parser.add_argument(
         "--since", metavar="WHEN", help="a moment (ISO 8601), or a duration back from now: 2h"
     )
@@ -106,12 +112,14 @@ def add(family: Family) -> None:
 def list_rows(shell: Shell) -> int:
     options = shell.options
     table = options["table"]
+    if table in SUMMARIES:
+        return summarize(shell)
     listing = LISTINGS[table]
     status = options["status"] or ("open" if table == "letters" else None)
     if status and status not in listing.statuses:
         known = ", ".join(listing.statuses) or "none"
         raise Usage(f"{table} have no status {status!r}; they have: {known}.")
-    for name in ("exception", "place"):
+    for name in ("exception", "place", "group"):
         if options[name] and table != "letters":
             raise Usage(f"--{name} is for letters.")
     if options["name"] and table == "instances":
@@ -125,6 +133,7 @@ def list_rows(shell: Shell) -> int:
         "name": options["name"],
         "exception": options["exception"],
         "place": options["place"],
+        "group_id": options["group"],
     }
     found, is_cut = _found(listing, {k: v for k, v in wanted.items() if v is not None}, options)
     for row in found:
@@ -154,13 +163,17 @@ def _found(
     since = when(options["since"]) if options["since"] else None
     rows = listing.model._default_manager.using(get_settings().database)
     related = ("instance",) if listing.model is Timer else ()
-    if by_index := _by_index(listing, rows, wanted):
+    by_index = _by_index(listing, rows, wanted)
+    # Whether it is true would be asked of all its rows.
+    if by_index is not None:
+        most = 10 * limit + 1000
+        read = list(by_index.select_related(*related)[:most])
         found = [
             row
-            for row in by_index.select_related(*related)[: 10 * limit + 1000]
+            for row in read
             if _fits(row, wanted) and (since is None or getattr(row, listing.since) >= since)
         ]
-        return found[:limit], len(found) > limit
+        return found[:limit], len(found) > limit or len(read) == most
     fitting = rows.filter(**wanted)
     if since is not None:
         fitting = fitting.filter(**{f"{listing.since}__gte": since})
@@ -184,6 +197,9 @@ def _by_index(listing: Listing, rows: Any, wanted: dict[str, str]) -> Any:
     )
     if listing.model is DeadLetter and wanted == {"status": "open"}:
         return rows.open().order_by("-died_at").defer("traceback")
+    if listing.model is DeadLetter and "group_id" in wanted:
+        of_group = rows.filter(group_id=wanted["group_id"], status=wanted["status"])
+        return of_group.order_by("-pk").defer("traceback")
     if process is None or key is None:
         return None
     if listing.model is Instance:
@@ -194,7 +210,8 @@ def _by_index(listing: Listing, rows: Any, wanted: dict[str, str]) -> Any:
         return None
     instance = Instance.objects.using(rows.db).filter(process=process, key=key).first()
     if instance is None:
-        return None if listing.model is OutboxCommand else rows.none()
+        # A command and a letter may have a key without an instance.
+        return rows.none() if listing.model is Timer else None
     return rows.filter(instance_id=instance.pk).order_by("-pk")
 
 

@@ -14,10 +14,11 @@ from django.core.management.color import color_style, no_style, supports_color
 
 from pm_celery.wording import one_line
 
-__all__ = ["Bar", "Output", "ago", "moment"]
+__all__ = ["Bar", "Output", "ago", "as_it_is", "moment"]
 
 # A column is cut to what the terminal leaves it, and to no less than so many characters.
 _NARROWEST = 8
+_NARROWEST_HEADER = 5
 _GAP = "  "
 
 _STYLES = {
@@ -44,6 +45,10 @@ def ago(span: timedelta) -> str:
         if count:
             parts.append(f"{count}{unit}")
     return " ".join(parts[:2]) or "0s"
+
+
+def as_it_is(text: str) -> str:
+    return text
 
 
 class Output:
@@ -95,19 +100,26 @@ class Output:
             max([len(header), *(len(row[at]) for row in cells)])
             for at, header in enumerate(headers)
         ]
-        self._fit(widths)
+        needed = [max([0, *(len(row[at]) for row in cells)]) for at in range(len(headers))]
+        self._fit(widths, needed)
         self._write(self._styled(self._row(headers, widths, right), "MIGRATE_LABEL"))
         for row in cells:
             self._write(self._row(row, widths, right, coloured=True))
 
-    def _fit(self, widths: list[int]) -> None:
+    def _fit(self, widths: list[int], needed: list[int]) -> None:
+        """needed: what the cells alone take. Of headers that are longer a part is enough."""
         if self._width is None:
             return
         excess = sum(widths) + len(_GAP) * (len(widths) - 1) - self._width
+        spare = [
+            max(0, width - max(need, _NARROWEST_HEADER))
+            for width, need in zip(widths, needed, strict=True)
+        ]
         while excess > 0:
-            widest = max(range(len(widths)), key=widths.__getitem__)
-            if widths[widest] <= _NARROWEST:
+            widest = max(range(len(widths)), key=lambda at: (spare[at], widths[at]))
+            if not spare[widest] and widths[widest] <= _NARROWEST:
                 return
+            spare[widest] = max(0, spare[widest] - 1)
             widths[widest] -= 1
             excess -= 1
 
@@ -152,8 +164,7 @@ class Output:
         return str(getattr(self.style, style)(text)) if style else text
 
     def _style_of_errors(self, style: str) -> Callable[[str], str]:
-        plain: Callable[[str], str] = lambda text: text  # noqa: E731 -- a name for what does nothing
-        return getattr(self.style, style) if style and self._err.isatty() else plain
+        return getattr(self.style, style) if style and self._err.isatty() else as_it_is
 
 
 @dataclass(slots=True)
@@ -171,7 +182,7 @@ class Bar:
 
     def __exit__(self, *_: object) -> None:
         if self.err.isatty():
-            self.err.write("\r\x1b[K", ending="")
+            self._write("\r\x1b[K")
 
     def step(self, count: int = 1) -> None:
         self.show(self.done + count)
@@ -185,5 +196,9 @@ class Bar:
         if self.total:
             full = min(20, 20 * self.done // self.total)
             bar = f"[{'#' * full}{'.' * (20 - full)}] of {self.total} "
-        self.err.write(f"\r\x1b[K{one_line(self.text)} {bar}{self.done}", ending="")
+        self._write(f"\r\x1b[K{one_line(self.text)} {bar}{self.done}")
+
+    def _write(self, text: str) -> None:
+        # Django writes what goes to stderr in the colour of errors.
+        self.err.write(text, as_it_is, ending="")
         self.err.flush()

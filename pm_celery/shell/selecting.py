@@ -4,9 +4,11 @@ with the nearest one."""
 from __future__ import annotations
 
 import difflib
+import sys
 from argparse import ArgumentParser
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from django.utils.dateparse import parse_datetime
@@ -21,17 +23,21 @@ from pm_celery.shell.asking import Shell, Subject, Usage
 from pm_celery.walking import RANGE, newest_first
 
 __all__ = [
+    "LARGEST_ID",
+    "STATUSES",
     "add_instances",
     "duration",
     "event_named",
+    "instance_of",
     "instances",
     "one_instance",
     "process_named",
-    "subject_of",
+    "text_given",
     "when",
 ]
 
-_LARGEST_ID = 2**63 - 1
+STATUSES = list(InstanceStatus.values)
+LARGEST_ID = 2**63 - 1
 _AT_ONCE = 500
 
 
@@ -68,6 +74,18 @@ def event_named(name: str) -> Any:
         events = [item.name for item in registry.messages if item.kind == "event"]
         raise Usage(f"There is no event {name!r}. {nearest(name, events)}")
     return found
+
+
+def text_given(text: str) -> str:
+    """An argument that may be long: as it is, ``@file``, or ``-`` for the standard input."""
+    try:
+        if text == "-":
+            return sys.stdin.read()
+        return Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text
+    except OSError as error:
+        raise Usage(f"{error.filename}: {error.strerror}.") from None
+    except UnicodeDecodeError as error:
+        raise Usage(f"{text}: {error}.") from None
 
 
 def duration(text: str) -> timedelta:
@@ -121,7 +139,7 @@ def instances(shell: Shell) -> list[Subject]:
     if given and (process or status):
         raise Usage("Name instances, or give --process and --status; not both.")
     if given:
-        return [subject_of(row) for row in _named(given)]
+        return [_subject(row.pk, row.process, row.key) for row in _named(given)]
     if not (process and status):
         raise Usage("Which instances? Give ids, or a process and keys, or --process and --status.")
     return list(_of_status(shell, process_named(process), status))
@@ -134,11 +152,15 @@ def one_instance(shell: Shell) -> Instance:
     return found[0]
 
 
+def instance_of(process: str, key: str) -> Instance:
+    return _named([process, key])[0]
+
+
 def _named(given: list[str]) -> list[Instance]:
     rows = Instance.objects.using(get_settings().database)
     if all(text.isascii() and text.isdigit() for text in given):
         ids = [int(text) for text in given]
-        by_id = rows.in_bulk([id_ for id_ in ids if id_ <= _LARGEST_ID])
+        by_id = rows.in_bulk([id_ for id_ in ids if id_ <= LARGEST_ID])
         missing = [id_ for id_ in ids if id_ not in by_id]
         if missing:
             raise Usage(f"There is no instance {missing[0]}.")
@@ -159,7 +181,7 @@ def _of_status(shell: Shell, process: str, status: str) -> Iterator[Subject]:
     fitting = rows.filter(process=process, status=status, ended_at=None)
     ids: list[int] = []
     with shell.bar("looking at instances") as bar:
-        for found in newest_first(fitting, _LARGEST_ID):
+        for found in newest_first(fitting, LARGEST_ID):
             ids += found
             bar.step(RANGE)
     ids.reverse()
@@ -169,12 +191,5 @@ def _of_status(shell: Shell, process: str, status: str) -> Iterator[Subject]:
             yield _subject(id_, process, key)
 
 
-def subject_of(row: Instance) -> Subject:
-    return _subject(row.pk, row.process, row.key)
-
-
 def _subject(id_: int, process: str, key: str) -> Subject:
     return Subject(id_, f"{process} {key} ({id_})", {"id": id_, "process": process, "key": key})
-
-
-STATUSES = list(InstanceStatus.values)

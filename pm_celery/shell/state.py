@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.core import checks
 
-from pm_celery import clock, ticks
 from pm_celery.conf import get_settings
+from pm_celery.export import plain
 from pm_celery.models.instances import InstanceStatus
-from pm_celery.shell import reading
+from pm_celery.operations.health import Health
+from pm_celery.operations.health import health as ask_health
+from pm_celery.operations.overview import MOST_COUNTED, Overview, ProcessRow, overview
 from pm_celery.shell.asking import DONE, REFUSED, Family, Shell
 from pm_celery.shell.printing import ago
 
@@ -16,7 +20,7 @@ __all__ = ["add"]
 
 def add(family: Family) -> None:
     family.add(
-        "status", status, "Each process with its counts; how late things are; the last tick."
+        "status", status, "Each process with its counts; how late things are; what is wrong."
     )
     family.add("health", health, "Whether all is well: exit code 0, or 1 and what is wrong.")
     check = family.add(
@@ -31,53 +35,87 @@ def add(family: Family) -> None:
 
 
 def status(shell: Shell) -> int:
-    rows, late, last = reading.processes(), reading.lags(), ticks.last_tick()
+    found = overview()
     shell.out.document(
         {
-            "processes": [
-                {
-                    "process": row.process,
-                    **{name: row.counts.get(name, 0) for name in InstanceStatus.values},
-                    "began_today": row.began_today,
-                    "open_letters": row.open_letters,
-                    "paused": row.paused,
-                }
-                for row in rows
-            ],
-            "lag": late,
-            "last_tick": last.isoformat() if last else None,
+            "processes": [_told(row) for row in found.processes],
+            "timers_due": found.timers_due,
+            **found.health.as_json(),
         }
     )
-    headers = ["process", *InstanceStatus.values, "in 24 h", "letters", ""]
-    shell.out.table(
-        headers,
-        [
+    if found.health.is_readable:
+        shell.out.table(
             [
-                row.process,
-                *(row.counts.get(name, 0) for name in InstanceStatus.values),
-                row.began_today,
-                row.open_letters,
-                "paused" if row.paused else "",
-            ]
-            for row in rows
-        ],
-    )
-    shell.out.line()
-    tick = f"{ago(clock.now() - last)} ago" if last else "never"
-    shell.out.line(f"last tick   {tick}", "" if last else "ERROR")
-    for name, seconds in late.items():
-        shell.out.line(f"{name:<10}  {f'{seconds:.1f} s late' if seconds > 1 else 'nothing late'}")
-    return DONE
+                "process",
+                *(name.replace("_", " ") for name in InstanceStatus.values),
+                "today",
+                "letters",
+                "oldest",
+                "",
+            ],
+            [_shown(row, found) for row in found.processes],
+        )
+        shell.out.line()
+        _lags(shell, found)
+    _problems(shell, found.health)
+    return DONE if found.health.is_readable else REFUSED
+
+
+def _told(row: ProcessRow) -> dict[str, Any]:
+    return {
+        "process": row.process,
+        "kind": row.kind,
+        **row.counts,
+        "began_today": row.began_today,
+        "open_letters": row.open_letters,
+        "oldest": row.oldest and {"key": row.oldest.key, "began": plain(row.oldest.started_at)},
+        "handled_last_hour": sum(row.last_hour.handled),
+        "failed_last_hour": sum(row.last_hour.failed),
+        "paused": row.pause is not None,
+    }
+
+
+def _shown(row: ProcessRow, found: Overview) -> list[object]:
+    return [
+        # Without a name: events that are not routed yet.
+        row.process or "-",
+        *(row.counts[name] for name in InstanceStatus.values),
+        row.began_today,
+        row.open_letters,
+        ago(found.at - row.oldest.started_at) if row.oldest else "",
+        "paused" if row.pause else "" if row.kind else "not declared",
+    ]
+
+
+def _lags(shell: Shell, found: Overview) -> None:
+    last, lags = found.health.last_tick, found.health.lags
+    tick = f"{ago(found.at - last)} ago" if last else "never"
+    shell.out.line(f"{'last tick':<12}{tick}", "" if last else "ERROR")
+    for sign in found.health.workers:
+        shell.out.line(f"{'worker':<12}{sign.worker}, {ago(found.at - sign.at)} ago")
+    for name, seconds in (("inbox", lags.inbox), ("outbox", lags.outbox), ("timers", lags.timers)):
+        late = f"{seconds:.1f} s late" if seconds > 1 else "nothing late"
+        shell.out.line(f"{name:<12}{late}")
+    hour = found.courses[0]
+    lately = f"{sum(hour.handled)} messages handled, {sum(hour.failed)} runs failed"
+    shell.out.line(f"{'last hour':<12}{lately}")
+    if found.timers_due:
+        many = " or more" if found.timers_due >= MOST_COUNTED else ""
+        shell.out.line(f"{'due':<12}{found.timers_due}{many} timers and timeouts")
 
 
 def health(shell: Shell) -> int:
-    found = reading.health()
-    shell.out.document({"ok": found.is_ok, "problems": list(found.problems), **found.told})
-    for problem in found.problems:
-        shell.out.line(problem, "ERROR")
-    if found.is_ok:
+    found = ask_health()
+    shell.out.document(found.as_json())
+    _problems(shell, found)
+    if not found.problems:
         shell.out.line("All is well.", "SUCCESS")
     return DONE if found.is_ok else REFUSED
+
+
+def _problems(shell: Shell, found: Health) -> None:
+    for problem in found.problems:
+        shell.out.line(f"{problem.code}: {problem.text}", "ERROR" if problem.grave else "WARNING")
 
 
 def check_project(shell: Shell) -> int:

@@ -10,7 +10,7 @@ from pm_celery.conf import get_settings
 from pm_celery.models import Timer
 from pm_celery.operations import timers as verbs
 from pm_celery.shell.asking import Family, Shell, Subject, Usage
-from pm_celery.shell.selecting import when
+from pm_celery.shell.selecting import LARGEST_ID, when
 
 __all__ = ["add"]
 
@@ -45,7 +45,7 @@ def _run(shell: Shell, *, verb: Callable[..., Any], done: str) -> int:
 
 def _named(ids: list[int]) -> list[Subject]:
     rows = Timer.objects.using(get_settings().database).select_related("instance")
-    known = rows.in_bulk([id_ for id_ in ids if 0 < id_ < 2**63])
+    known = rows.in_bulk([id_ for id_ in ids if 0 < id_ <= LARGEST_ID])
     found = []
     for id_ in dict.fromkeys(ids):
         row = known.get(id_)

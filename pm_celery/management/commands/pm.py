@@ -8,11 +8,15 @@ from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, DjangoHelpFormatter
+from django.db import DatabaseError
 
 from pm_celery.exceptions import Refused, SettingsError
 from pm_celery.shell import (
+    bulks,
+    commands,
     diagrams,
     events,
+    finding,
     instances,
     keeping,
     letters,
@@ -26,7 +30,21 @@ from pm_celery.shell.asking import REFUSED, USAGE, Family, Shell
 from pm_celery.shell.printing import Output
 from pm_celery.wording import one_line
 
-_FAMILIES = (state, lists, show, events, letters, instances, timers, processes, keeping, diagrams)
+_FAMILIES = (
+    state,
+    lists,
+    finding,
+    show,
+    diagrams,
+    events,
+    letters,
+    bulks,
+    instances,
+    timers,
+    commands,
+    processes,
+    keeping,
+)
 _INTERRUPTED = 130
 
 EPILOG = """\
@@ -77,6 +95,11 @@ class Command(BaseCommand):
             code = 0
         except Refused as error:
             raise CommandError(one_line(error), returncode=REFUSED) from None
+        except DatabaseError as error:
+            words = (one_line(str(error).partition("\n")[0]))[:200]
+            raise CommandError(
+                f"The database: {words}. manage.py pm check may tell more.", returncode=REFUSED
+            ) from error
         except (SettingsError, UnicodeEncodeError) as error:
             raise CommandError(one_line(error), returncode=USAGE) from None
         if code:

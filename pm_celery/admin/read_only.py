@@ -187,15 +187,6 @@ class ReadOnlyAdmin(_ModelAdmin):
 
     # -- lists ----------------------------------------------------------------------------------
 
-    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
-        """Whether a list's address may filter by it: not by long texts, of which no index knows anything.
-
-        Of payloads and states it would tell what is hidden, a character at a time.
-        """
-        if lookup.partition("__")[0] in _long_texts(self.model):
-            return False
-        return super().lookup_allowed(lookup, value, request)
-
     def response_action(
         self, request: HttpRequest, queryset: QuerySet[Any], *args: Any, **kwargs: Any
     ) -> HttpResponse | None:
@@ -212,13 +203,18 @@ class ReadOnlyAdmin(_ModelAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         return super().get_queryset(request).using(get_settings().database)
 
-    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest | None = None) -> bool:
-        """Not by a duration: MariaDB's driver takes an infinite one for a programming error, and no index
-        knows any."""
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
+        """Whether a list's address may filter by it: neither by a long text nor by a duration, for no index
+        knows any.
+
+        Of payloads and states it would tell what is hidden, a character at a time; and an infinite duration
+        is a programming error to MariaDB's driver.
+        """
         name = lookup.partition("__")[0]
-        if any(field.name == name and isinstance(field, FloatField) for field in self.opts.fields):
+        refused = (TextField, FloatField)
+        if any(field.name == name and isinstance(field, refused) for field in self.opts.fields):
             return False
-        return super().lookup_allowed(lookup, value, request)  # type: ignore[arg-type]
+        return super().lookup_allowed(lookup, value, request)
 
     def slim(self, queryset: QuerySet[Any]) -> QuerySet[Any]:
         """What many rows are read by: with the rows that the list joins, without any long text."""

@@ -14,6 +14,8 @@ pytestmark = [pytest.mark.django_db, pytest.mark.postgresql]
 
 # However many rows there are. A page that asks once for each row asks more often.
 MOST_QUERIES = 25
+# It tells of all tables at once.
+MOST_QUERIES_OF_THE_OVERVIEW = 60
 
 
 @pytest.fixture
@@ -29,9 +31,14 @@ def visits(admin_user: User, monkeypatch: pytest.MonkeyPatch) -> list[Visit]:
     return found
 
 
+def most(visit: Visit) -> int:
+    is_overview = visit.title == "index of the app"
+    return MOST_QUERIES_OF_THE_OVERVIEW if is_overview else MOST_QUERIES
+
+
 def test_every_page_answers_on_full_tables_with_few_questions(visits: list[Visit]) -> None:
     assert [(visit.title, visit.status) for visit in visits if visit.status != 200] == []
-    assert [(visit.title, visit.queries) for visit in visits if visit.queries > MOST_QUERIES] == []
+    assert [(visit.title, visit.queries) for visit in visits if visit.queries > most(visit)] == []
     titles = {visit.title for visit in visits}
     # One of each kind: of all others tests/test_admin_doors.py knows that they are in the URL conf.
     assert {

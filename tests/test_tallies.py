@@ -73,6 +73,24 @@ def test_a_sum_is_the_same_before_and_after_the_tick_has_added_it_up(time: Time)
     assert there_are(*STATUSES, tallies.HANDLED, tallies.HANDLER) == before
 
 
+def test_sums_are_exact_where_a_second_brings_more_than_a_reader_adds_up(
+    time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tallies, "_MOST_AT_ONCE", 5)
+    monkeypatch.setattr(tallies, "_MANY", 2)
+    placed()
+    time.elapse("10s")
+
+    for number in range(2, 6):
+        for _ in range(3):
+            added = tallies.Tallies()
+            added.add("tests.Order", "started")
+            tallies.write("default", added, clock.now())
+        with clock.travel(timedelta(seconds=number)):
+            tallies.fold()
+        assert there_are("started") == {"started": 3 * number - 2}
+
+
 def test_what_a_transaction_counted_is_gone_with_the_transaction() -> None:
     Plan.raise_in = {"placed": Broken("no")}
     publish(Placed(order_id=uuid4()))

@@ -26,7 +26,7 @@ from pm_celery.models import (
     Pause,
     Timer,
 )
-from pm_celery.operations import commands, instances, messages
+from pm_celery.operations import commands, dead_letters, instances, messages
 from pm_celery.outbox import RUN_TASK
 from pm_celery.rows import NEVER
 from tests.driving import advance_all, drain, run_commands
@@ -216,6 +216,20 @@ def test_a_timer_is_moved_to_a_moment_that_is_to_come(admin_client: Client) -> N
     assert told(moved) == [("success", "1 moved.")]
     timer.refresh_from_db()
     assert timer.due_at.isoformat() == "2999-01-31T12:00:00+00:00"
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_letter_whose_instance_was_deleted_is_not_open_for_ever(resume: bool) -> None:
+    letter = make_letter()
+    Instance.objects.all().delete()
+    with pytest.raises(Refused, match="no such instance"):
+        dead_letters.retry(letter.pk)
+
+    dead_letters.discard(letter.pk, resume=resume, by="ann", reason=REASON)
+
+    letter.refresh_from_db()
+    assert (letter.status, letter.settled_by) == ("discarded", "ann")
+    assert Intervention.objects.get().letter_id == letter.pk
 
 
 def test_a_timer_is_not_moved_to_where_no_database_and_no_page_can_follow(

@@ -55,7 +55,7 @@ def discard(letter_id: int, *, resume: bool = True, by: str = "", reason: str = 
     """
     alias = get_settings().database
     with transaction.atomic(using=alias):
-        letter, instance = locked(alias, letter_id)
+        letter, instance = locked(alias, letter_id, may_be_gone=True)
         now = clock.now()
         if letter.command_id is not None:
             OutboxCommand.objects.using(alias).filter(
@@ -95,14 +95,21 @@ def annotate(letter_id: int, note: str, *, by: str = "", reason: str = "") -> No
         write_down(alias, letter, "annotate dead letter", by, reason, details)
 
 
-def locked(alias: str, letter_id: int) -> tuple[DeadLetter, Instance | None]:
-    """The letter and its instance, locked: the instance first, as the engine does. Raises ``Refused``."""
+def locked(
+    alias: str, letter_id: int, *, may_be_gone: bool = False
+) -> tuple[DeadLetter, Instance | None]:
+    """The letter and its instance, locked: the instance first, as the engine does. Raises ``Refused``.
+
+    may_be_gone: an instance that somebody has deleted is none, and no reason to refuse.
+    """
     seen = DeadLetter.objects.using(alias).filter(pk=letter_id).first()
     if seen is None:
         raise Refused("there is no such letter")
     instance = None
     if seen.instance_id and not seen.command_id:
-        instance = instances.locked(seen.instance_id)
+        its_own = Instance.objects.using(alias).filter(pk=seen.instance_id)
+        if not may_be_gone or its_own.exists():
+            instance = instances.locked(seen.instance_id)
     letter = DeadLetter.objects.using(alias).select_for_update().filter(pk=letter_id).first()
     if letter is None or letter.status != LetterStatus.OPEN:
         raise Refused(ALREADY_SETTLED)

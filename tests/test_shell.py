@@ -172,7 +172,9 @@ def test_health_ends_with_1_only_for_what_is_grave_and_says_what_it_is(settings:
     assert [one["code"] for one in ran.document["problems"]] == ["unhandled_commands"]
 
 
-def test_check_runs_the_packages_checks_and_ends_with_1_for_an_error(settings: Any) -> None:
+def test_check_runs_the_packages_checks_and_ends_with_1_for_an_error(
+    settings: Any, commands_with_handlers: None
+) -> None:
     placed()
     assert pm("check", "--json").code == asking.DONE
     settings.PM_CELERY = {"RETENTION": {"tests.Oder": "1d"}}

@@ -25,16 +25,18 @@ from pm_celery.unrouted import route_unrouted
 __all__ = ["advance"]
 
 
-def advance(lane: int) -> bool:
+def advance(lane: int, *, counts_on_others: bool = True) -> bool:
     """Handle what is due in the partitions of a lane until nothing is, or until the time for one wake-up
     is over.
 
     Whoever finds a worker in the lane leaves: that one looks again. Whoever finds an instance locked leaves
     it, for the same reason. True if there was more to do than time, or than one worker should do; others
     have been woken then.
+
+    counts_on_others: False for whoever knows that there is no worker, whatever the lane's mark says.
     """
     try:
-        return _advance(lane)
+        return _advance(lane, counts_on_others)
     except Exception:
         # Who comes next, be it ourselves once more, would find our mark, and leave.
         with suppress(Exception):
@@ -42,7 +44,7 @@ def advance(lane: int) -> bool:
         raise
 
 
-def _advance(lane: int) -> bool:
+def _advance(lane: int, counts_on_others: bool) -> bool:
     settings = get_settings()
     is_common = len(wakeups.reach(lane)) > 1
     passed = Passed()
@@ -50,7 +52,7 @@ def _advance(lane: int) -> bool:
     began = time.monotonic()
     at_rest, looked_again, looks = False, False, 0
     while True:
-        claimed = claim(lane, passed, arriving=looks == 0)
+        claimed = claim(lane, passed, arriving=looks == 0 and counts_on_others)
         looks += 1
         if claimed.is_attended:
             return False

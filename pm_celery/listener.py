@@ -85,15 +85,18 @@ def _leads(connection: Any) -> bool:
 
 def _follow(connection: Any, is_over: Callable[[], bool]) -> None:
     connection.execute(f"LISTEN {CHANNEL}")
-    # What was published before is announced to nobody: look everywhere first.
-    lanes = wakeups.common_lanes(range(PARTITIONS))
+    # What was published before was announced to nobody: look everywhere first. The mark of who was told may
+    # look like that of a worker, for an instant before it runs out; there is none.
+    lanes, is_first = wakeups.common_lanes(range(PARTITIONS)), True
     while not is_over():
         for lane in sorted(lanes):
             if wakeups.counted_on_for():
-                repeated(get_settings().database, partial(engine.advance, lane), times=3)
+                look = partial(engine.advance, lane, counts_on_others=not is_first)
+                repeated(get_settings().database, look, times=3)
             else:
                 # Handlers are slow just now. While we are inside one, nobody would hear what we are told.
                 wakeups.wake_again([lane])
+        is_first = False
         told = connection.notifies(timeout=_PERIOD_SECONDS, stop_after=1)
         lanes = {int(notification.payload) for notification in told}
 

@@ -198,6 +198,27 @@ def test_publishers_that_go_on_telling_a_dead_listener_do_not_keep_the_tick_from
 
 
 @pytest.mark.needs("NOTIFY")
+def test_a_listener_that_arrives_as_a_mark_runs_out_does_not_take_it_for_a_worker_s(
+    sent: list[int], settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Publishing counts on who was told for a second; nobody was there. In the last instants of that second
+    the mark looks like a worker's: here in all of it, for a worker is counted on for longer.
+
+    Seen to fail where the listener's first look counts on others.
+    """
+    settings.PM_CELERY = {"LISTEN": True}
+    publish(Placed(order_id=uuid4()))
+    monkeypatch.setattr(wakeups, "AT_WORK", timedelta(seconds=2))
+    rounds = iter([False, True])
+
+    with listener._connection() as connection:
+        listener._follow(connection, lambda: next(rounds))
+
+    assert not InboxMessage.objects.open().filter(name="tests.Placed").exists()
+    assert sent == []
+
+
+@pytest.mark.needs("NOTIFY")
 def test_while_handlers_are_slow_a_listener_wakes_the_pool_instead(
     sent: list[int], settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

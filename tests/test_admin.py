@@ -258,8 +258,8 @@ def superuser(admin_client: Client) -> Client:
 
 
 def staff(*permissions: str) -> Client:
-    """A browser in which a member of the staff with these permissions is logged in."""
-    user = User.objects.create_user("olga", is_staff=True)
+    """A browser in which the member of the staff is logged in, who has these permissions from now on."""
+    user, _ = User.objects.get_or_create(username="olga", is_staff=True)
     found = Permission.objects.filter(codename__in=permissions, content_type__app_label="pm_celery")
     assert len(found) == len(permissions)
     user.user_permissions.set(found)

@@ -19,7 +19,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from pm_celery import bulks, clock, letters, publish
-from pm_celery.models import BulkAction, DeadLetter, FailedAttempt, LetterGroup
+from pm_celery.models import BulkAction, DeadLetter, FailedAttempt, Intervention, LetterGroup
 from pm_celery.operations import bulk, dead_letters, letter_groups
 from tests.driving import Time, drain
 from tests.orders import Paid, Placed, Plan, Shipped
@@ -249,9 +249,18 @@ def test_a_bulk_action_is_watched_until_it_ends_and_stopped_by_who_may(
 
     running = admin_client.get(page).text
     viewer = staff("view_bulkaction")
-    viewer.post(listed, {"action": "stop", "_selected_action": started.pk})
+    stop = {
+        "action": "stop",
+        "_selected_action": started.pk,
+        "confirmed": "yes",
+        "reason": "enough",
+    }
+    viewer.post(listed, stop)
+    staff("view_bulkaction", "discard_deadletter").post(listed, stop)
+    admin_client.post(listed, stop | {"reason": ""})
     assert BulkAction.objects.get().ended_at is None
-    admin_client.post(listed, {"action": "stop", "_selected_action": started.pk})
+    admin_client.post(listed, stop)
+    assert Intervention.objects.get(verb="stop bulk").reason == "enough"
     ended = admin_client.get(page).text
 
     assert 'http-equiv="refresh"' in running
@@ -273,7 +282,7 @@ def test_all_that_match_are_retried_from_the_form_that_asks_for_the_reason(
     assert "2 open dead letters match." in asked
 
     silent = admin_client.post(address, form).text
-    assert "Give a reason" in silent
+    assert "This field is required" in silent
     assert not BulkAction.objects.exists()
     started = admin_client.post(address, {**form, "reason": "stock is back"})
 

@@ -8,9 +8,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from django.contrib import admin
-from django.contrib.auth.models import Permission, User
 from django.db import connection
-from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import path
 
@@ -22,6 +20,7 @@ from pm_celery.operations import health, instances
 from pm_celery.operations.overview import ProcessRow, overview
 from tests.driving import Time, drain
 from tests.orders import Paid, Placed, Plan, Shipped
+from tests.test_admin import staff
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -55,15 +54,6 @@ def fail_order() -> UUID:
 
 def row_of(process: str = PROCESS) -> ProcessRow:
     return next(row for row in overview().processes if row.process == process)
-
-
-def staff(*permissions: str) -> Client:
-    user = User.objects.create_user(f"olga-{uuid4()}", is_staff=True)
-    ours = Permission.objects.filter(content_type__app_label="pm_celery")
-    user.user_permissions.set(ours.filter(codename__in=permissions))
-    client = Client()
-    client.force_login(user)
-    return client
 
 
 # -- what it tells ----------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
@@ -13,7 +14,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from pm_celery import registry
-from pm_celery.admin.actions import Verb
+from pm_celery.admin.actions import ReasonForm, Verb, carry_out
 from pm_celery.admin.read_only import ReadOnlyAdmin
 from pm_celery.conf import get_settings
 from pm_celery.exceptions import Refused
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["BulkActionAdmin", "ask_or_start"]
 
 _MOST_COUNTED = 10_000
-_LONGEST_REASON = 2000
 # What of a list's address can be a condition; bulk actions are about open letters in any case.
 _LOOKUPS = {f"{name}{suffix}": name for name in bulk.CONDITIONS[:-2] for suffix in ("", "__exact")}
 
@@ -75,16 +75,17 @@ def ask_or_start(
     its_admin: DeadLetterAdmin, request: HttpRequest, verb: Verb
 ) -> HttpResponse | None:
     """Ask whether, and why, to act on all letters of the list's filter; then let a worker begin."""
-    reason = request.POST.get("reason", "").strip()
+    confirmed = request.POST.get("confirmed") == "yes"
+    form = ReasonForm(request.POST if confirmed else None)
     try:
         conditions = _conditions(its_admin, request)
         count = bulk.matching(conditions, most=_MOST_COUNTED + 1)
         if not count:
             raise Refused(_("no open letter is like that"))
-        if request.POST.get("confirmed") != "yes" or not reason or len(reason) > _LONGEST_REASON:
-            return _ask(its_admin, request, verb, conditions, count, reason)
-        by = request.user.get_username()
-        started = bulk.start(verb.name, conditions, by=by, reason=reason.replace("\x00", ""))
+        if not (confirmed and form.is_valid()):
+            return _ask(its_admin, request, verb, conditions, count, form)
+        by, reason = request.user.get_username(), form.cleaned_data["reason"]
+        started = bulk.start(verb.name, conditions, by=by, reason=reason)
     except Refused as refused:
         text = _("Nothing was done: %(why)s.") % {"why": refused}
         its_admin.message_user(request, text, messages.ERROR)
@@ -101,7 +102,7 @@ def _ask(
     verb: Verb,
     conditions: dict[str, str],
     count: int,
-    reason: str,
+    form: ReasonForm,
 ) -> HttpResponse:
     request.current_app = its_admin.admin_site.name
     context = {
@@ -109,7 +110,8 @@ def _ask(
         "title": _("Act on all dead letters that match?"),
         "subtitle": None,
         "opts": its_admin.opts,
-        "media": its_admin.media,
+        "media": its_admin.media + form.media,
+        "form": form,
         "verb": _names()[verb.name],
         "action": verb.name,
         "action_checkbox_name": ACTION_CHECKBOX_NAME,
@@ -118,9 +120,6 @@ def _ask(
         "conditions": _told(conditions),
         "count": min(count, _MOST_COUNTED),
         "more": count > _MOST_COUNTED,
-        "reason": reason,
-        "longest": _LONGEST_REASON,
-        "lacks_reason": request.POST.get("confirmed") == "yes",
         "back": request.get_full_path(),
     }
     return TemplateResponse(request, "admin/pm_celery/deadletter/bulk.html", context)
@@ -147,6 +146,23 @@ def _told(conditions: dict[str, str]) -> list[tuple[str, str]]:
     return found
 
 
+STOP = Verb(
+    name="stop",
+    act=bulk.stop,
+    done=gettext_lazy("%(count)s stopped."),
+    not_done=gettext_lazy("%(count)s not stopped: %(reasons)s."),
+    logged=gettext_lazy("Stopped."),
+    question=gettext_lazy("Stop these bulk actions?"),
+    warning=gettext_lazy("What they have done stands; the letters that are left stay open."),
+)
+# Which permission a bulk action's verb needs, and so its stop.
+_PERMISSIONS = {
+    "retry": "pm_celery.retry_deadletter",
+    "discard_and_resume": "pm_celery.discard_deadletter",
+    "discard_for_good": "pm_celery.discard_deadletter",
+}
+
+
 @admin.register(BulkAction)
 class BulkActionAdmin(ReadOnlyAdmin):
     """What was asked for, and how far it is. A page refreshes itself until its action has ended."""
@@ -164,22 +180,19 @@ class BulkActionAdmin(ReadOnlyAdmin):
         return f"{row.done} / {row.total}"
 
     def has_stop_permission(self, request: HttpRequest) -> bool:
-        """Whoever may begin one may stop one."""
-        may = request.user.has_perm
-        return may("pm_celery.retry_deadletter") or may("pm_celery.discard_deadletter")
+        """Who may begin some bulk action; which ones one may stop is asked for each."""
+        return any(map(request.user.has_perm, _PERMISSIONS.values()))
 
     @admin.action(permissions=["stop"], description=gettext_lazy("Stop"))
-    def stop(self, request: HttpRequest, queryset: Any) -> None:
-        by, reason = request.user.get_username(), request.POST.get("reason", "").strip()
-        for row in self.slim(queryset).order_by("pk")[:500]:
-            try:
-                bulk.stop(row.pk, by=by, reason=reason.replace("\x00", "")[:_LONGEST_REASON])
-            except Refused as refused:
-                text = _("%(row)s: not stopped: %(why)s.") % {"row": row, "why": refused}
-                self.message_user(request, text, messages.WARNING)
-            else:
-                self.log_change(request, row, _("Stopped."))
-                self.message_user(request, _("%(row)s: stopped.") % {"row": row}, messages.SUCCESS)
+    def stop(self, request: HttpRequest, queryset: Any) -> HttpResponse | None:
+        def act(bulk_id: int, by: str, reason: str) -> None:
+            rows = BulkAction.objects.using(get_settings().database).filter(pk=bulk_id)
+            verb = rows.values_list("verb", flat=True).first() or ""
+            if not request.user.has_perm(_PERMISSIONS.get(verb, "")):
+                raise Refused(_("who may not begin it may not stop it"))
+            bulk.stop(bulk_id, by=by, reason=reason)
+
+        return carry_out(replace(STOP, act=act), self, request, queryset)
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         """Those that the words above them do not say."""

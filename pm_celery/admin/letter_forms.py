@@ -13,6 +13,7 @@ from django.template.response import TemplateResponse
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from pm_celery.admin.actions import ReasonForm
 from pm_celery.conf import get_settings
 from pm_celery.exceptions import Refused
 from pm_celery.models import DeadLetter
@@ -33,7 +34,7 @@ class NoteForm(forms.Form):
     )
 
 
-class EditForm(forms.Form):
+class EditForm(ReasonForm):
     payload = forms.CharField(
         label=gettext_lazy("Payload"),
         strip=False,
@@ -41,11 +42,7 @@ class EditForm(forms.Form):
             attrs={"rows": 20, "class": "vLargeTextField pm-payload", "spellcheck": "false"}
         ),
     )
-    reason = forms.CharField(
-        label=gettext_lazy("Reason"),
-        max_length=2000,
-        widget=forms.Textarea(attrs={"rows": 2, "class": "vLargeTextField"}),
-    )
+    field_order = ("payload", "reason")
 
 
 def note_view(its_admin: DeadLetterAdmin, request: HttpRequest, object_id: str) -> HttpResponse:

@@ -8,16 +8,22 @@ from __future__ import annotations
 
 from functools import reduce
 from operator import or_
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from django.contrib import messages
 from django.core.exceptions import FieldDoesNotExist
 from django.db.models import Index, Model, Q, UniqueConstraint
+from django.http import HttpRequest
+from django.utils.translation import gettext as _
 
 from pm_celery import registry
 from pm_celery.conf import get_settings
 from pm_celery.models import InboxMessage, Instance, Transition
 
-__all__ = ["NEWEST", "among", "is_narrow", "newest"]
+if TYPE_CHECKING:
+    from pm_celery.admin.read_only import ReadOnlyAdmin
+
+__all__ = ["NEWEST", "among", "is_narrow", "newest", "tell"]
 
 #: How many rows are looked at one by one, at most.
 NEWEST = 10_000
@@ -107,3 +113,18 @@ def _instances(field: str, value: str) -> dict[int, tuple[str, str]]:
     return {
         pk: (process, key) for pk, process, key in found.values_list("pk", "process", "key")[:_MOST]
     }
+
+
+def tell(its_admin: ReadOnlyAdmin, request: HttpRequest, *, by_instance: bool) -> None:
+    """Say on the page that older rows may match as well; once."""
+    if getattr(request.resolver_match, "url_name", "") == "autocomplete":
+        return
+    text = _("Only the newest %(count)s rows were looked at: no index answers this question.")
+    if by_instance:
+        text = _(
+            "Only the rows of process instances that have it were looked at, and the newest %(count)s."
+        )
+    if text not in request.META.setdefault("pm_celery.told", []):
+        request.META["pm_celery.told"].append(text)
+        shown = text % {"count": f"{NEWEST:,}"}
+        its_admin.message_user(request, shown, messages.WARNING, fail_silently=True)

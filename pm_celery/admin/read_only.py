@@ -100,7 +100,7 @@ class Table(ChangeList):
             conversation = request.GET.get("correlation_id__exact", "")
             if rows := newest.among(self.model, "correlation_id", conversation):
                 queryset = queryset.filter(rows)
-                its_admin.tell_that_only_newest(request, by_instance=bool(conversation))
+                newest.tell(its_admin, request, by_instance=bool(conversation))
         return its_admin.slim(queryset)
 
     def get_results(self, request: HttpRequest) -> None:
@@ -264,23 +264,9 @@ class ReadOnlyAdmin(_ModelAdmin):
                 # By the key of an instance it was looked for above: a join with all of them takes long.
                 if not path or path == lookup:
                     yield condition & rows
-                self.tell_that_only_newest(request, by_instance=True)
+                newest.tell(self, request, by_instance=True)
             else:
                 yield condition
-
-    def tell_that_only_newest(self, request: HttpRequest, *, by_instance: bool) -> None:
-        """Say on the page that older rows may match as well."""
-        if getattr(request.resolver_match, "url_name", "") == "autocomplete":
-            return
-        text = _("Only the newest %(count)s rows were looked at: no index answers this question.")
-        if by_instance:
-            text = _(
-                "Only the rows of process instances that have it were looked at, and the newest %(count)s."
-            )
-        if text not in request.META.setdefault("pm_celery.told", []):
-            request.META["pm_celery.told"].append(text)
-            shown = text % {"count": f"{newest.NEWEST:,}"}
-            self.message_user(request, shown, messages.WARNING, fail_silently=True)
 
     # -- one row --------------------------------------------------------------------------------
 

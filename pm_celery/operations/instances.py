@@ -41,22 +41,22 @@ def locked(instance_id: int) -> Instance:
 def cancel(instance_id: int, *, by: str = "", reason: str = "") -> None:
     """End an instance as cancelled: its timers go, its delayed commands are cancelled, its open letters
     discarded, and what arrives later is skipped. Raises ``Refused`` if it has ended."""
-    _end(instance_id, "cancelled", "cancelled", "cancel", by, reason)
+    _end(instance_id, "cancelled", "cancel", by, reason)
 
 
 def complete(instance_id: int, *, by: str = "", reason: str = "") -> None:
     """End an instance as completed, because an operator knows that it is; all else as for `cancel`."""
-    _end(instance_id, "completed", "completed", "complete", by, reason)
+    _end(instance_id, "completed", "complete", by, reason)
 
 
-def _end(instance_id: int, status: str, kind: str, verb: str, by: str, reason: str) -> None:
+def _end(instance_id: int, status: str, verb: str, by: str, reason: str) -> None:
     alias = get_settings().database
     with transaction.atomic(using=alias):
         instance = locked(instance_id)
         if instance.ended_at is not None:
             raise Refused(f"already {instance.status}")
         now = clock.now()
-        record_status(alias, instance, status=status, kind=kind, name=by, now=now, ended=True)
+        record_status(alias, instance, status=status, kind=status, name=by, now=now, ended=True)
         Timer.objects.using(alias).filter(instance_id=instance.pk).delete()
         OutboxCommand.objects.using(alias).filter(
             instance_id=instance.pk, status="pending", dispatches=0

@@ -2,7 +2,7 @@
 
 A row carries the traceparent of the span that it descends from: that of publishing, or that of the handler
 that sent a command. Without the extra ``opentelemetry``, and where no provider is configured, nothing is made
-and nothing stored. ``docs/tracing.md`` tells what the spans are.
+and nothing stored. ``docs/how-to/tracing.md`` tells what the spans are.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ def archived(number: int, size: int = 0) -> None:
 def test_a_line_has_all_that_belongs_to_an_instance_with_the_keys_that_are_documented(
     time: Time,
 ) -> None:
-    """Break: a key more, or less, than docs/retention.md says."""
+    """Break: a key more, or less, than docs/how-to/retention.md says."""
     order_id = uuid4()
     publish(Placed(order_id=order_id))
     drain()
@@ -73,7 +73,7 @@ def test_a_line_has_all_that_belongs_to_an_instance_with_the_keys_that_are_docum
 
     (found,) = export.exported()
 
-    page = (ROOT / "docs/retention.md").read_text()
+    page = (ROOT / "docs/how-to/retention.md").read_text()
     told = {
         keys[0]: keys
         for keys in (

@@ -1,4 +1,4 @@
-"""Replay: the example project takes a real event log through a process manager (docs/replay.md)."""
+"""Replay: the example project takes a real event log through a process manager (docs/understand/replay.md)."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ ARGS ?=
 BROKERS ?= redis rabbitmq
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-all sweep chaos lint types imports migrations-check demo bench bench-growth bench-pages bench-peers clean
+.PHONY: help venv test test-all sweep chaos format lint types imports migrations-check package demo bench bench-growth bench-pages bench-peers clean
 
 help: ## Show what can be made
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -56,6 +56,10 @@ chaos: venv ## Kill everything while 5,000 orders flow, once with Redis and once
 	done; \
 	exit $$status
 
+format: venv ## Put the code into its form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
 lint: venv ## Check style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -69,6 +73,10 @@ imports: venv ## Check that imports run downwards only
 migrations-check: venv ## Check that every model has its migration
 	$(BIN)/python -m django makemigrations --check --dry-run --settings tests.settings pm_celery
 	cd example_project && ../$(BIN)/python manage.py makemigrations --check --dry-run
+
+# Some of it, as in: make package ARGS="redis 3.13"
+package: venv ## Install the wheel, each extra alone, into empty environments, and try it; takes minutes
+	@$(BIN)/python -m tests.installed $(ARGS)
 
 demo: venv ## Take 200 orders through every outcome, with a real worker and a real Beat
 	@cd example_project && ../$(BIN)/python demo.py

@@ -9,7 +9,7 @@ ARGS ?=
 BROKERS ?= redis rabbitmq
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-all sweep chaos format lint types imports migrations-check package demo bench bench-growth bench-pages bench-peers clean
+.PHONY: help venv hooks test test-all sweep chaos format lint types imports migrations-check package demo bench bench-growth bench-pages bench-peers clean
 
 help: ## Show what can be made
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -25,6 +25,9 @@ $(STAMP): pyproject.toml
 	@$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --editable ".[redis,postgres,beat]" --group dev
 	@touch $@
+
+hooks: venv ## Have git check style before each commit, and types before each push
+	$(BIN)/pre-commit install
 
 test: venv ## Run the suite on SQLite and MariaDB, and beside them on PostgreSQL
 	@$(BIN)/python -m tests.suites $(ARGS)

@@ -269,10 +269,11 @@ def pythons() -> dict[str, str]:
 
 def attempt(python: str, wheel: Path, extra: str) -> tuple[str, list[str]]:
     """Whether it is green, RED or skipped, and why it is not green."""
-    if extra == "mysql" and may_install():
-        install_package(*mysqlclient.PACKAGES)
     with tempfile.TemporaryDirectory(prefix="pm-celery-") as folder:
         environment = pip_environment(python, wheel, extra, Path(folder, "environment"))
+        if isinstance(environment, str) and extra == "mysql" and may_install():
+            install_package(*mysqlclient.PACKAGES)
+            environment = pip_environment(python, wheel, extra, Path(folder, "again"))
         if isinstance(environment, str):
             excuse = EXTRAS[extra].excuse if extra else ""
             return ("skipped", [excuse]) if excuse else ("RED", [environment])

@@ -4,12 +4,14 @@ BIN := .venv/bin
 STAMP := .venv/installed
 BENCH := .venv/bench-installed
 MATRIX := .venv/matrix-installed
+COVERAGE := .venv/coverage-installed
+MUTANTS := .venv/mutants-installed
 # Handed to pytest, as in: make test ARGS="-k servers"
 ARGS ?=
 BROKERS ?= redis rabbitmq
 
 .DEFAULT_GOAL := help
-.PHONY: help venv hooks test test-all sweep chaos format lint types imports migrations-check package demo bench bench-growth bench-pages bench-peers clean
+.PHONY: help venv hooks test test-all sweep chaos format lint types imports migrations-check package coverage mutants demo bench bench-growth bench-pages bench-peers clean
 
 help: ## Show what can be made
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -81,6 +83,25 @@ migrations-check: venv ## Check that every model has its migration
 package: venv ## Install the wheel, each extra alone, into empty environments, and try it; takes minutes
 	@$(BIN)/python -m tests.installed $(ARGS)
 
+# Other tests, as in: make coverage ARGS="tests/test_time.py"
+coverage: $(COVERAGE) ## Measure which lines and branches of package and tests the suite runs; takes long
+	@$(BIN)/coverage erase
+	@$(BIN)/coverage run -m pytest $(ARGS)
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report
+
+$(COVERAGE): $(STAMP)
+	@$(BIN)/python -m pip install --quiet --group coverage
+	@touch $@
+
+# Some of them, as in: make mutants ARGS="'pm_celery.batches.*'"; then .venv/bin/mutmut results, and show.
+mutants: $(MUTANTS) ## Change each line of the heart and see a test fail; takes hours, and goes on where it was
+	@$(BIN)/mutmut run --max-children 1 $(ARGS)
+
+$(MUTANTS): $(STAMP)
+	@$(BIN)/python -m pip install --quiet --group mutants
+	@touch $@
+
 demo: venv ## Take 200 orders through every outcome, with a real worker and a real Beat
 	@cd example_project && ../$(BIN)/python demo.py
 
@@ -102,5 +123,5 @@ $(BENCH): $(STAMP)
 	@touch $@
 
 clean: ## Remove .venv and what tools have left behind
-	rm -rf .venv .tox build dist .coverage htmlcov .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache docs/_build
+	rm -rf .venv .tox build dist mutants .coverage .coverage.* htmlcov .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache docs/_build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

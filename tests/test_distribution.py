@@ -113,6 +113,19 @@ def test_the_package_is_python_and_files_that_it_is_known_to_need(built: Built) 
     assert not [name for name in ours if re.search(r"/(test_\w+|conftest)\.py$", name)]
 
 
+def test_what_other_tools_load_by_its_name_is_in_the_wheel(built: Built) -> None:
+    groups = PROJECT["project"].get("entry-points", {})
+    modules = {
+        target.split(":")[0].replace(".", "/")
+        for group in groups.values()
+        for target in group.values()
+    }
+
+    assert {
+        name for name in modules if not built.names & {f"{name}.py", f"{name}/__init__.py"}
+    } == set()
+
+
 def test_each_translation_is_compiled(built: Built) -> None:
     texts = {name for name in built.names if name.endswith(".po")}
 

@@ -49,6 +49,8 @@ def handler_of(definition: ProcessDefinition, row: InboxRow) -> EventHandler | s
         return definition.timeout_handler or ""
     if row.kind == "command_failed":
         command = registry.messages.get(row.name)
+        if command is not None and row.version > command.version:
+            raise UnknownMessage(f"{definition.name} does not know {row.name} v{row.version}")
         found = definition.command_failed_handlers.get(command) if command else None
         return found or definition.failure_handler or ""
     return definition.failure_handler or ""
@@ -88,7 +90,10 @@ def decide(
             return Decision(method, skipped="a command of the failure handler itself")
     _guard_depth(row)
     if process is None:
-        process = definition.initial() if instance.number == 0 else definition.load(instance.state)
+        if instance.number == 0:
+            process = definition.initial()
+        else:
+            process = definition.load(instance.state, instance.state_version)
     arguments = _arguments(definition, row, handler, method)
     turn = Turn(instance.key, now, message_of(row))
     process._turn = turn  # type: ignore[misc]
@@ -122,7 +127,7 @@ def react(policy: PolicyDefinition, row: InboxRow, now: datetime) -> Decision:
         raise UnknownMessage(f"{policy.name} does not know {row.name} v{row.version}")
     _guard_depth(row)
     turn = Turn("", now, message_of(row))
-    event = declared.decode(row.payload)
+    event = declared.decode(row.payload, row.version)
     with caused_by(turn.message):
         skipped = _reason(policy.function(event, Reaction(turn)), policy.where)
     commands = () if skipped is not None else tuple(turn.commands)
@@ -167,7 +172,7 @@ def _arguments(
     definition: ProcessDefinition, row: InboxRow, handler: EventHandler | str, method: str
 ) -> tuple[Any, ...]:
     if isinstance(handler, EventHandler):
-        return (handler.event.decode(row.payload),)
+        return (handler.event.decode(row.payload, row.version),)
     if row.kind == "timer":
         adapter = timer_adapter(getattr(definition.cls, method))
         if adapter is None:
@@ -177,7 +182,7 @@ def _arguments(
         except ValidationError as error:
             raise UndecodablePayload(f"The payload of the timer {row.name!r}: {error}") from error
     if row.kind in ("command_failed", "failure"):
-        return (_failure(json.loads(row.payload)),)
+        return (_failure(json.loads(row.payload), row.version),)
     return ()
 
 
@@ -191,12 +196,13 @@ def timer_adapter(method: Any) -> TypeAdapter[Any] | None:
     return TypeAdapter(Any if annotation is inspect.Parameter.empty else annotation)
 
 
-def _failure(stored: Mapping[str, Any]) -> Failure:
+def _failure(stored: Mapping[str, Any], version: int) -> Failure:
+    """version: of the payload of what failed, which its notice bears."""
     declared: MessageType | None = registry.messages.get(stored["name"])
     message = None
     if declared is not None and stored["payload"] is not None:
         try:
-            message = declared.decode(stored["payload"])
+            message = declared.decode(stored["payload"], version)
         except UndecodablePayload:
             message = None
     return Failure(

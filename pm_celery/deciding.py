@@ -24,12 +24,24 @@ from pm_celery.messages import MessageType
 from pm_celery.policies import PolicyDefinition, Reaction
 from pm_celery.process import ProcessManager
 from pm_celery.retries import Retry
-from pm_celery.rows import InboxRow, InstanceRow
+from pm_celery.rows import InboxRow, InstanceRow, NewMessage
 
-__all__ = ["decide", "handler_of", "react", "retry_of", "timer_adapter"]
+__all__ = ["decide", "given", "handler_of", "react", "retry_of", "timer_adapter"]
 
 
-def handler_of(definition: ProcessDefinition, row: InboxRow) -> EventHandler | str:
+def given(
+    listener: ProcessDefinition | PolicyDefinition, row: InboxRow | NewMessage
+) -> tuple[Any, ...]:
+    """What the handler of a row would be called with. Raises ``UnknownMessage``, ``UndecodablePayload``, or
+    whatever a validator raises."""
+    if isinstance(listener, PolicyDefinition):
+        return (_event_of(listener, row),)
+    handler = handler_of(listener, row)
+    method = handler.method if isinstance(handler, EventHandler) else handler
+    return _arguments(listener, row, handler, method)
+
+
+def handler_of(definition: ProcessDefinition, row: InboxRow | NewMessage) -> EventHandler | str:
     """The handler of a row: an event's, or the name of a method ("" for none).
 
     Raises ``UnknownMessage`` where this release has none but another one may.
@@ -122,16 +134,20 @@ def decide(
 
 def react(policy: PolicyDefinition, row: InboxRow, now: datetime) -> Decision:
     """What a policy decides on one event. Raises ``UnknownMessage``, or what it raises."""
-    declared = registry.messages.get(row.name)
-    if declared is None or row.version > declared.version or declared is not policy.event:
-        raise UnknownMessage(f"{policy.name} does not know {row.name} v{row.version}")
+    event = _event_of(policy, row)
     _guard_depth(row)
     turn = Turn("", now, message_of(row))
-    event = declared.decode(row.payload, row.version)
     with caused_by(turn.message):
         skipped = _reason(policy.function(event, Reaction(turn)), policy.where)
     commands = () if skipped is not None else tuple(turn.commands)
     return Decision(policy.function.__name__, skipped=skipped, commands=commands)
+
+
+def _event_of(policy: PolicyDefinition, row: InboxRow | NewMessage) -> Any:
+    declared = registry.messages.get(row.name)
+    if declared is None or row.version > declared.version or declared is not policy.event:
+        raise UnknownMessage(f"{policy.name} does not know {row.name} v{row.version}")
+    return declared.decode(row.payload, row.version)
 
 
 def _reason(returned: object, where: str) -> str | None:
@@ -169,7 +185,10 @@ def message_of(row: InboxRow) -> Message:
 
 
 def _arguments(
-    definition: ProcessDefinition, row: InboxRow, handler: EventHandler | str, method: str
+    definition: ProcessDefinition,
+    row: InboxRow | NewMessage,
+    handler: EventHandler | str,
+    method: str,
 ) -> tuple[Any, ...]:
     if isinstance(handler, EventHandler):
         return (handler.event.decode(row.payload, row.version),)

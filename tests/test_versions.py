@@ -1,4 +1,4 @@
-"""Versions of events, commands and states: what one release stored, another reads, or leaves to a newer one."""
+"""Versions of events, commands and states: what one release stored, another one reads, or lets wait."""
 
 from __future__ import annotations
 

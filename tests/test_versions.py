@@ -259,9 +259,14 @@ def test_a_notice_of_a_newer_command_waits(time: Time) -> None:
         # An older worker is to be kept from it by the command's version alone.
         Instance.objects.update(state_version=1)
 
-    with release(1) as old:
-        drain()
-    assert (old.told, notices.get().status, DeadLetter.objects.count()) == ([], "pending", 1)
+    for handles_it in (True, False):
+        with release(1) as old:
+            if not handles_it:
+                old.Order.definition.command_failed_handlers.clear()
+                old.Order.definition.failure_handler = None
+            drain()
+        assert (old.told, notices.get().status, DeadLetter.objects.count()) == ([], "pending", 1)
+        notices.update(due_at=notices.get().published_at)
 
     Instance.objects.update(state_version=2)
     with release(3) as newest:

@@ -201,6 +201,7 @@ def _transition(
     return {
         **_columns(step, "number", "kind", "name", "message_id", "handler"),
         "payload": payload,
+        "payload_version": None if message is None else message.version,
         "state": shown.state(instance.process, step),
         "state_version": step.state_version,
         "status": step.status,

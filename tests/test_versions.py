@@ -15,7 +15,7 @@ from pm_celery.exceptions import InvalidMessage, Refused, UndecodablePayload
 from pm_celery.export import exported
 from pm_celery.messages import message_type
 from pm_celery.models import DeadLetter, InboxMessage, Instance, OutboxCommand, Transition
-from pm_celery.operations import dead_letters
+from pm_celery.operations import dead_letters, instances
 from pm_celery.operations.editing import edit_and_retry
 from pm_celery.operations.states import read_state
 from pm_celery.process import ProcessManager
@@ -27,6 +27,7 @@ from tests.releases import release
 pytestmark = pytest.mark.django_db(transaction=True)
 
 FIRST = {"order": "o-1", "cents": 990}
+SECOND = {"order": "o-1", "total": Decimal("9.90")}
 NEWEST = {"order": "o-1", "total": Decimal("9.90"), "currency": "EUR"}
 
 
@@ -85,12 +86,13 @@ def test_a_dead_letter_of_an_older_release_is_retried_in_the_present_form() -> N
     assert new.of("placed") == [NEWEST]
 
 
+@pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize(("broken", "told"), [("placed", "failed"), ("charge", "not_charged")])
 def test_a_notice_of_what_failed_in_an_older_release_brings_it_in_the_present_form(
-    broken: str, told: str
+    broken: str, told: str, version: int
 ) -> None:
-    with release(1, broken) as old:
-        publish(old.Placed(**FIRST))
+    with release(version, broken) as old:
+        publish(old.Placed(**(FIRST if version == 1 else SECOND)))
         drain()
         notices = InboxMessage.objects.filter(kind__in=["failure", "command_failed"])
         notices.update(status="pending", due_at=notices.get().published_at)
@@ -402,6 +404,39 @@ def test_an_upgrade_that_raises_is_a_failure_that_says_so_and_can_be_retried() -
         dead_letters.retry(letter().pk)
         drain()
         assert new.of("asked") == [{"asked": 0, "total": Decimal("9.90"), "currency": "EUR"}]
+
+
+def test_whatever_becomes_of_an_instance_its_rows_say_of_which_version_its_state_is() -> None:
+    with release(2) as old:
+        publish(old.Placed(**SECOND))
+        drain()
+    with release(3, "placed") as new:
+        # Nobody loads the state for that.
+        instances.cancel(instance().pk)
+        publish(new.Placed(**{**NEWEST, "order": "o-2"}))
+        drain()
+
+    cancelled, failed = instance_of("o-1"), instance_of("o-2")
+    assert (cancelled.status, cancelled.state_version) == ("cancelled", 2)
+    assert (failed.state_version, failed.number) == (3, 2)
+    versions = Transition.objects.order_by("number").values_list("state_version", flat=True)
+    assert list(versions.filter(instance=cancelled)) == [2, 2]
+    assert list(versions.filter(instance=failed)) == [3, 3]
+
+
+def test_a_notice_for_a_newer_state_is_left_alone_by_a_release_that_has_no_handler_for_it() -> None:
+    with release(2, "charge") as new:
+        publish(new.Placed(**SECOND))
+        drain()
+        notices = InboxMessage.objects.filter(kind="command_failed")
+        notices.update(status="pending", due_at=notices.get().published_at, version=1)
+
+    with release(1) as old:
+        old.Order.definition.command_failed_handlers.clear()
+        old.Order.definition.failure_handler = None
+        drain()
+
+    assert notices.get().status == "pending"
 
 
 def test_a_state_of_an_older_version_without_an_upgrade_is_read_as_it_is() -> None:

@@ -291,6 +291,19 @@ def test_a_letter_about_a_newer_version_is_retried_by_the_release_that_knows_it(
     assert new.of("placed") == [NEWEST]
 
 
+def test_an_old_event_whose_key_was_unusable_is_correlated_again_in_its_present_form() -> None:
+    with release(1) as old:
+        publish(old.Placed(order="", cents=990))
+    InboxMessage.objects.filter(status="dead").update(payload=json.dumps(FIRST))
+
+    with release(3) as new:
+        dead_letters.retry(letter().pk)
+        drain()
+
+    assert new.of("placed") == [NEWEST]
+    assert message().version == 1
+
+
 def test_an_old_payload_is_edited_in_its_own_version(settings: Any) -> None:
     settings.PM_CELERY = {"EDIT_PAYLOADS": True}
     with release(1, "placed") as old:

@@ -48,6 +48,7 @@ class PmCeleryConfig(AppConfig):
             listener,
             log,
             tasks,
+            version_checks,
         )
         from pm_celery.exceptions import SettingsError
 

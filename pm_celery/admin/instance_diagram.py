@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from django.utils.translation import gettext as _
 
 from pm_celery.models.instances import InstanceStatus
 from pm_celery.operations.diagram import Arrow, Box, Diagram
 from pm_celery.operations.layout import Size, lay_out
+
+if TYPE_CHECKING:
+    from django_stubs_ext import StrOrPromise
 
 __all__ = ["Picture", "picture"]
 
@@ -75,7 +79,7 @@ class Picture:
     height: int
     shapes: list[Shape]
     lines: list[Line]
-    notes: list[str]
+    notes: list[StrOrPromise]
 
 
 def picture(found: Diagram) -> Picture:

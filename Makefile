@@ -10,7 +10,7 @@ MARIADB_PART := $(addprefix tests/test_,mariadb.py texts.py handling.py commands
 # and everywhere in `make test-all`. That each page opens on PostgreSQL is tested in tests/test_pages.py.
 NOT_ON_POSTGRES := $(addprefix --ignore=tests/test_,admin.py admin_doors.py checks.py declaring.py decoding_fuzz.py \
 	diagram.py editing.py forged.py health.py instance_page.py letter_groups.py logs.py overview.py \
-	publish_by_hand.py redaction.py settings.py shell.py values.py)
+	pseudo_locale.py publish_by_hand.py redaction.py settings.py shell.py translations.py values.py)
 # The event logs are replayed where they would be in production.
 NOT_ON_SQLITE := --ignore=tests/example_project/test_replay_log.py
 # Handed to pytest, as in: make test ARGS="-k servers"
@@ -18,7 +18,7 @@ ARGS ?=
 BROKERS ?= redis rabbitmq
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-all sweep chaos lint types imports migrations-check demo bench bench-growth bench-pages bench-peers clean
+.PHONY: help venv test test-all sweep chaos lint types imports migrations-check messages demo bench bench-growth bench-pages bench-peers clean
 
 help: ## Show what can be made
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -91,6 +91,10 @@ imports: venv ## Check that imports run downwards only
 migrations-check: venv ## Check that every model has its migration
 	$(BIN)/python -m django makemigrations --check --dry-run --settings tests.settings pm_celery
 	cd example_project && ../$(BIN)/python manage.py makemigrations --check --dry-run
+
+messages: venv ## Collect what is marked for translation, and compile the catalogues; needs gettext
+	cd pm_celery && ../$(BIN)/django-admin makemessages --all --no-obsolete --add-location file --no-wrap
+	cd pm_celery && ../$(BIN)/django-admin compilemessages
 
 demo: venv ## Take 200 orders through every outcome, with a real worker and a real Beat
 	@cd example_project && ../$(BIN)/python demo.py

@@ -30,7 +30,9 @@ class _Catalogue(trans_real.DjangoTranslation):
 
     def __init__(self) -> None:
         super().__init__("en")
-        self._DjangoTranslation__to_language = LANGUAGE  # what is asked for is the language's own formats
+        self._DjangoTranslation__to_language = (
+            LANGUAGE  # what is asked for is the language's own formats
+        )
 
     def gettext(self, message: str) -> str:
         # Django asks for a message in a context by both of them, and takes what holds the separator for unknown.
@@ -98,7 +100,9 @@ class Reader:
     """Tells data from words that were forgotten. data: what rows hold, and names."""
 
     def __init__(self, data: Iterable[str]) -> None:
-        self._longest_first = sorted({word for word in data if _has_letters(word)}, key=len, reverse=True)
+        self._longest_first = sorted(
+            {word for word in data if _has_letters(word)}, key=len, reverse=True
+        )
         self._known: dict[str, bool] = {}
 
     def unmarked_on(self, page: str) -> list[str]:

@@ -136,7 +136,9 @@ def test_every_page_says_nothing_but_data_and_what_is_marked(
     monkeypatch: pytest.MonkeyPatch,
     settings: Any,
 ) -> None:
-    settings.PM_CELERY = {"HEALTH": {"OPEN_LETTERS": 0, "INBOX": "1s", "OUTBOX": "1s", "TIMERS": "1s"}}
+    settings.PM_CELERY = {
+        "HEALTH": {"OPEN_LETTERS": 0, "INBOX": "1s", "OUTBOX": "1s", "TIMERS": "1s"}
+    }
     monkeypatch.setattr(bulks, "send", lambda pk: None)
     fill(time)
     visitor = ReadingVisitor(admin_client)

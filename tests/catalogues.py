@@ -1,4 +1,4 @@
-"""What is marked for translation, read from the sources, and what a catalogue says: without gettext's tools."""
+"""What is marked for translation, and what catalogues say: read without gettext's tools."""
 
 from __future__ import annotations
 

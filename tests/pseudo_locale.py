@@ -35,7 +35,7 @@ class _Catalogue(trans_real.DjangoTranslation):
         )
 
     def gettext(self, message: str) -> str:
-        # Django asks for a message in a context by both of them, and takes what holds the separator for unknown.
+        # In a context, Django asks for both, and takes an answer that holds the separator for none.
         text = str(message).rpartition(trans_real.CONTEXT_SEPARATOR)[2]
         return f"{_OPENING}{text}{_CLOSING}" if text else ""
 
@@ -54,7 +54,7 @@ def pseudo_locale(patch: pytest.MonkeyPatch) -> Iterator[None]:
 # -- what a page shows ------------------------------------------------------------------------------
 
 # Payloads, tracebacks and quoted reasons are data by their place, as are a state's fields and types.
-_NO_WORDS = frozenset({"pre", "code", "q", "script", "style", "textarea"})
+_NO_WORDS = frozenset({"pre", "code", "q", "del", "ins", "script", "style", "textarea"})
 _DATA_CLASS = re.compile(r"\bpm-(type|depth-\d+)\b")
 _SHOWN = ("title", "aria-label", "alt", "placeholder")
 # What has no end tag, and would be taken for never closed.
@@ -141,7 +141,6 @@ def _has_letters(text: str) -> bool:
 def data_of(tables: Iterable[type[Model]]) -> set[str]:
     """What rows hold that people or their code have written, and the names of what is declared."""
     found = {item.name for item in (*registry.listeners, *registry.messages)}
-    found |= {name.partition(".")[2] for name in found}
     # Handlers by the names of their methods, which diagrams show besides what has happened.
     classes = [getattr(item, "cls", type(None)) for item in registry.listeners]
     found |= {name for cls in classes for name, of in vars(cls).items() if isfunction(of)}
@@ -149,7 +148,9 @@ def data_of(tables: Iterable[type[Model]]) -> set[str]:
         columns = [column for column in table._meta.concrete_fields if not _is_named(table, column)]
         for row in table._default_manager.values_list(*(column.name for column in columns)):
             found |= {str(value) for value in row if isinstance(value, str | UUID)}
-    return found | {line for text in found for line in text.splitlines()}
+    found |= {line for text in found for line in text.splitlines()}
+    # Where the process is of the same app, a name is shown without it.
+    return found | {text.partition(".")[2] for text in found if re.fullmatch(r"\w+\.\w+", text)}
 
 
 def _is_named(table: type[Model], column: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The history of a row: stored in English, whatever an operator speaks, and shown in the reader's language."""
+"""The history of a row: stored in English, whatever an operator speaks; shown in the reader's language."""
 
 from __future__ import annotations
 

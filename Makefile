@@ -4,15 +4,6 @@ BIN := .venv/bin
 STAMP := .venv/installed
 BENCH := .venv/bench-installed
 MATRIX := .venv/matrix-installed
-# What MariaDB does in its own way; all of the suite runs there in `make test-all`.
-MARIADB_PART := $(addprefix tests/test_,mariadb.py texts.py handling.py commands.py failure.py passing_over.py)
-# What people see, what is declared, and what is refused before a database hears of it: on SQLite in `make test`,
-# and everywhere in `make test-all`. That each page opens on PostgreSQL is tested in tests/test_pages.py.
-NOT_ON_POSTGRES := $(addprefix --ignore=tests/test_,admin.py admin_doors.py checks.py declaring.py decoding_fuzz.py \
-	diagram.py editing.py forged.py health.py instance_page.py letter_groups.py logs.py overview.py \
-	pseudo_locale.py publish_by_hand.py redaction.py settings.py shell.py translations.py values.py)
-# The event logs are replayed where they would be in production.
-NOT_ON_SQLITE := --ignore=tests/example_project/test_replay_log.py
 # Handed to pytest, as in: make test ARGS="-k servers"
 ARGS ?=
 BROKERS ?= redis rabbitmq
@@ -35,21 +26,8 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[redis,postgres,beat]" --group dev
 	@touch $@
 
-# The others also where SQLite has failed: one run tells all. Of pytest's statuses, 5 says that none of the
-# chosen tests is for that database.
-test: venv ## Run the suite on SQLite, on PostgreSQL but for the pages, on MariaDB what databases differ in
-	@status=0 ran=5; \
-	for database in sqlite mariadb postgres; do \
-		set -- $(ARGS); \
-		if [ $$# = 0 ] && [ $$database = mariadb ]; then set -- $(MARIADB_PART); fi; \
-		if [ $$# = 0 ] && [ $$database = postgres ]; then set -- $(NOT_ON_POSTGRES); fi; \
-		if [ $$# = 0 ] && [ $$database = sqlite ]; then set -- $(NOT_ON_SQLITE); fi; \
-		echo "== The suite on $$database: $${*:-all of it}"; \
-		PM_TEST_DB=$$database $(BIN)/python -m pytest "$$@"; \
-		case $$? in 0) ran=0 ;; 5) ;; *) ran=0 status=1 ;; esac; \
-	done; \
-	[ $$status != 0 ] || exit $$ran; \
-	exit $$status
+test: venv ## Run the suite on SQLite and MariaDB, and beside them on PostgreSQL
+	@$(BIN)/python -m tests.suites $(ARGS)
 
 # Whole runs, or some by their names, as in: make test-all ARGS="py313 mariadb"; ARGS=--help tells more.
 test-all: $(MATRIX) ## Run the suite on every Python, Django, database and broker; takes long

@@ -17,7 +17,7 @@ Rule = Callable[[Any, Any], str | None]
 
 
 def problems(migration: migrations.Migration, before: dict[tuple[str, str], Any]) -> list[str]:
-    """What is wrong with a migration, each with what to write instead. docs/how-to/upgrades.md gives the rules.
+    """What is wrong with a migration, each with what to write instead: the rules of docs/how-to/upgrades.md.
 
     before: the fields as the migrations before left them, by model and name, in lower case.
     """

@@ -12,6 +12,7 @@ and never stopped.
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import os
 import pwd
@@ -612,7 +613,7 @@ def install_package(*packages: str) -> str:
     sys.stderr.flush()
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
     apt_get = ["apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=120"]
-    with services_not_started():
+    with one_at_a_time("install"), services_not_started():
         # An update that fails is no reason not to try: the lists may be good enough.
         for command in (["update"], ["install", "--no-install-recommends", *packages]):
             done = subprocess.run(
@@ -627,6 +628,18 @@ def install_package(*packages: str) -> str:
     if done.returncode == 0:
         return ""
     return f" Installing it failed:\n{tail(done.stdout)}"
+
+
+@contextmanager
+def one_at_a_time(name: str) -> Iterator[None]:
+    """Waits while another process of this machine is inside; who dies in there leaves it open.
+
+    Two suites run beside each other, and of two that install, the one that is done first would let
+    the other's services start.
+    """
+    with open(Path(tempfile.gettempdir(), f"pm-celery-{name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager

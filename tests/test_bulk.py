@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from celery import current_app
+from django.db import OperationalError
 
 from pm_celery import bulks, clock, publish, tasks, ticks
 from pm_celery.exceptions import Refused
@@ -105,6 +106,32 @@ def test_those_that_die_once_more_are_told(time: Time) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bulk, "_MOST_LOOKED_UP", 2)
         assert told(asked) == "3 retried, at least 2 failed again"
+
+
+def test_a_letter_that_always_loses_its_race_holds_up_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    failed_orders(3)
+    first, second, third = letters()
+    original = dead_letters.retry
+    tried: list[int] = []
+
+    def retry(letter_id: int, **named: Any) -> None:
+        tried.append(letter_id)
+        if letter_id == second:
+            raise OperationalError("database is locked")
+        if letter_id == first and tried.count(letter_id) == 1:
+            raise OperationalError("database is locked")
+        original(letter_id, **named)
+
+    monkeypatch.setattr(dead_letters, "retry", retry)
+    monkeypatch.setattr("pm_celery.transience.time.sleep", lambda seconds: None)
+    asked = bulk.start("retry", {})
+    bulk.work(asked.pk)
+
+    assert told(asked) == "2 retried, 1 refused (OperationalError)"
+    assert (tried.count(first), tried.count(third)) == (2, 1)
+    assert bulk.progress(asked.pk).ended_at is not None
 
 
 def test_one_that_is_refused_or_breaks_undoes_no_other(monkeypatch: pytest.MonkeyPatch) -> None:

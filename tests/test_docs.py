@@ -17,7 +17,9 @@ def test_every_check_is_documented_and_none_besides() -> None:
     source = "".join(path.read_text() for path in (ROOT / "pm_celery").glob("*.py"))
     raised = set(re.findall(r'"([EW]0\d\d)"', source))
 
-    documented = set(re.findall(r"`pm_celery\.([EW]0\d\d)`", (ROOT / "docs/reference/checks.md").read_text()))
+    documented = set(
+        re.findall(r"`pm_celery\.([EW]0\d\d)`", (ROOT / "docs/reference/checks.md").read_text())
+    )
 
     assert documented == raised
 
@@ -25,7 +27,9 @@ def test_every_check_is_documented_and_none_besides() -> None:
 def test_every_setting_is_documented_with_its_type_and_default() -> None:
     keys = set(PmCelerySettings.__annotations__)
 
-    documented = re.findall(r"^\| `([A-Z_]+)` \|", (ROOT / "docs/reference/settings.md").read_text(), re.M)
+    documented = re.findall(
+        r"^\| `([A-Z_]+)` \|", (ROOT / "docs/reference/settings.md").read_text(), re.M
+    )
 
     assert set(documented) == keys == {name.upper() for name in Settings.__dataclass_fields__}
 

@@ -47,7 +47,9 @@ def test_the_table_of_logs_names_every_news_with_its_level_and_keys() -> None:
     by_signal = {getattr(signals, name): name for name in signals.__all__}
     levels = {by_signal[signal]: logging.getLevelName(level) for signal, level, _ in log._NEWS}
     table = re.findall(
-        r"^\| `(\w+)`: [^|]+ \| (\w+) \| ([^|]+) \|$", (ROOT / "docs/reference/logs.md").read_text(), re.M
+        r"^\| `(\w+)`: [^|]+ \| (\w+) \| ([^|]+) \|$",
+        (ROOT / "docs/reference/logs.md").read_text(),
+        re.M,
     )
 
     documented = {

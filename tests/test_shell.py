@@ -253,6 +253,27 @@ def test_an_instance_is_shown_with_its_state_and_all_that_happened_in_order() ->
     assert told["timeline"][0]["payload"]["order_id"] == str(order_id)
 
 
+def test_an_instance_is_shown_with_the_events_that_it_could_still_take() -> None:
+    order_id = placed()
+    publish(Paid(order_id=order_id))
+    drain()
+
+    shown = pm("show", ORDER, order_id).out
+    told = pm("show", ORDER, order_id, "--json").document
+    before = pm("show", ORDER, order_id, "--at", "1")
+
+    line = next(line for line in shown.splitlines() if line.startswith("  waits for"))
+    events = line.removeprefix("  waits for").strip().split(", ")
+    assert events[0] == "tests.Shipped"
+    assert set(events[1:]) == {
+        "tests.Placed (again)",
+        "tests.Paid (again)",
+        "tests.Reserved (again)",
+    }
+    assert {"name": "tests.Shipped", "handled": False} in told["awaited"]
+    assert "waits for" not in before.out
+
+
 def test_an_instance_is_shown_as_it_was_after_a_transition_and_the_last_ones_only() -> None:
     order_id = placed()
     publish(Shipped(order_id=order_id))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from django.contrib.admin.sites import AdminSite
@@ -22,7 +21,8 @@ from pm_celery.models import (
     Timer,
     Transition,
 )
-from pm_celery.operations.diagram import RoadStep, draw, road
+from pm_celery.operations.awaiting import awaited
+from pm_celery.operations.diagram import draw, road
 from pm_celery.operations.states import lines, read_state
 from pm_celery.operations.timeline import state_as_of, timeline
 
@@ -41,14 +41,6 @@ _TABLES: dict[str, type[Any]] = {
 }
 # Commands that the top of the page names.
 MOST_TOLD = 10
-
-
-@dataclass(frozen=True, slots=True)
-class Awaited:
-    """An event that a handler of the instance could still take. handled: whether one came already."""
-
-    name: str
-    handled: bool
 
 
 def context_of(admin: ReadOnlyAdmin, request: HttpRequest, instance: Instance) -> dict[str, Any]:
@@ -78,7 +70,7 @@ def context_of(admin: ReadOnlyAdmin, request: HttpRequest, instance: Instance) -
         "pause": Pause.objects.using(get_settings().database)
         .filter(process=instance.process)
         .first(),
-        "awaited": _awaited(instance, seen),
+        "awaited": awaited(instance, seen),
         "under_way": found.under_way[-MOST_TOLD:],
         "pages": _pages(admin, parts),
         "is_declared": isinstance(registry.listeners.get(instance.process), ProcessDefinition),
@@ -103,16 +95,6 @@ def _number(request: HttpRequest, name: str, instance: Instance) -> int | None:
         return None
     number = int(text)
     return number if 1 <= number <= instance.number else None
-
-
-def _awaited(instance: Instance, seen: list[RoadStep]) -> list[Awaited]:
-    """What an instance that runs could still take: what it has not had yet comes first."""
-    definition = registry.listeners.get(instance.process)
-    if instance.ended_at is not None or not isinstance(definition, ProcessDefinition):
-        return []
-    had = {step.name for step in seen if step.kind == "event"}
-    names = [event.name for event in definition.event_handlers]
-    return sorted((Awaited(name, name in had) for name in names), key=lambda one: one.handled)
 
 
 def _pages(admin: ReadOnlyAdmin, parts: set[str]) -> dict[str, str]:

@@ -28,7 +28,7 @@ from pm_celery.exceptions import Refused
 from pm_celery.models import BulkAction, DeadLetter
 from pm_celery.operations import dead_letters
 from pm_celery.operations.interventions import intervene
-from pm_celery.transience import is_transient
+from pm_celery.transience import is_transient, repeated
 from pm_celery.wording import name_of
 
 __all__ = ["CONDITIONS", "VERBS", "Progress", "matching", "progress", "start", "stop", "work"]
@@ -203,7 +203,7 @@ def work(
     end = time.monotonic() + seconds
     while portion := _portion(alias, bulk_id):
         for letter_id in portion:
-            if not _do(alias, bulk_id, letter_id):
+            if not _do_or_pass_over(alias, bulk_id, letter_id):
                 return
             if after_each is not None:
                 after_each()
@@ -223,8 +223,22 @@ def _portion(alias: str, bulk_id: int) -> list[int]:
     return list(letters.order_by("pk").values_list("pk", flat=True)[:_AT_ONCE])
 
 
-def _do(alias: str, bulk_id: int, letter_id: int) -> bool:
+def _do_or_pass_over(alias: str, bulk_id: int, letter_id: int) -> bool:
     """Let the verb act on one letter, and count it; whether to go on.
+
+    A lost race or lock is repeated. One that never passes is this letter's, and is counted as that: if it
+    was the database that is away, counting fails as well, and the tick sends a worker again.
+    """
+    try:
+        return repeated(alias, lambda: _do(alias, bulk_id, letter_id))
+    except Exception as error:
+        if not is_transient(error):
+            raise
+        return _do(alias, bulk_id, letter_id, failed=error)
+
+
+def _do(alias: str, bulk_id: int, letter_id: int, failed: Exception | None = None) -> bool:
+    """The same once; failed: nothing is tried any more, and this is counted.
 
     If we die before the commit, neither happened: the next worker begins with this very letter. If we die
     after it, the next worker begins behind it.
@@ -238,6 +252,8 @@ def _do(alias: str, bulk_id: int, letter_id: int) -> bool:
         refused: Counter[str] = Counter(json.loads(bulk.refused))
         try:
             with transaction.atomic(using=alias):
+                if failed is not None:
+                    raise failed
                 VERBS[bulk.verb](letter_id, by=bulk.by, reason=bulk.reason)
                 DeadLetter.objects.using(alias).filter(pk=letter_id).update(bulk=bulk)
         except Refused as why:
@@ -246,7 +262,7 @@ def _do(alias: str, bulk_id: int, letter_id: int) -> bool:
                 told = str(why)
             _note(refused, told.rstrip(".")[:_LONGEST_REASON])
         except Exception as error:
-            if is_transient(error):
+            if failed is None and is_transient(error):
                 raise
             # Its words may hold what is not to be shown.
             _note(refused, name_of(error)[:_LONGEST_REASON])

@@ -9,6 +9,7 @@ from typing import Any
 from pm_celery import clock
 from pm_celery.export import data_of, plain
 from pm_celery.models import Instance
+from pm_celery.operations.awaiting import Awaited, awaited
 from pm_celery.operations.entries import (
     MOST_SHOWN,
     Act,
@@ -98,6 +99,7 @@ def _document(
         "changed_at": plain(instance.changed_at),
         "ended_at": plain(instance.ended_at),
         "timeout_at": plain(instance.timeout_at),
+        "awaited": [] if at is not None else [_plain(event) for event in awaited(instance)],
         "timeline": [{"sort": entry.sort, **_plain(entry)} for entry in found.entries],
         "messages": [_plain(row) for row in found.messages],
         "timers": [_plain(row) for row in found.timers],
@@ -137,9 +139,15 @@ def _header(shell: Shell, instance: Instance, at: int | None, status: str) -> No
         ("times out", moment(instance.timeout_at)),
         ("correlation id", instance.correlation_id),
     ]
+    if at is None:
+        rows.append(("waits for", ", ".join(map(_awaits, awaited(instance)))))
     for name, value in rows:
         if value != "":
             shell.out.line(f"  {name:<14} {value}")
+
+
+def _awaits(event: Awaited) -> str:
+    return f"{event.name} (again)" if event.handled else event.name
 
 
 def _state(shell: Shell, state: State) -> None:

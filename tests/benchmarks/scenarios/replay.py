@@ -1,4 +1,7 @@
-"""Replay: the example project takes a real event log through a process manager (docs/understand/replay.md)."""
+"""Replay: the example project takes a real event log through a process manager.
+
+What was measured with it stands in docs/understand/replay.md.
+"""
 
 from __future__ import annotations
 

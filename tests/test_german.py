@@ -117,10 +117,10 @@ def test_the_page_of_an_instance_is_german(admin_client: Client) -> None:
     page = shown(admin_client, page_url(instance))
 
     for words in (
-        "Der Weg, den sie nahm",
+        "Der zurückgelegte Weg",
         "ann: Notiz zum Dead Letter geschrieben",
         "Wartet auf",
-        "Einen Eingriff: Ihr Dead Letter ist erneut zu versuchen oder zu verwerfen.",
+        "Einen Eingriff: Der Dead Letter ist erneut zu versuchen oder zu verwerfen.",
         "4 Versuche",
         "in diesem Release nicht deklariert",
     ):

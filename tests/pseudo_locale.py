@@ -1,6 +1,7 @@
 """A language in which every message that is marked for translation stands in brackets: ⟦Retry⟧.
 
-What a page shows outside of brackets is data, or was forgotten.
+Values that are put into one stand outside of them, as in 3⟦ retried⟧: they may be words as well. What a page
+shows outside of brackets is data, or was forgotten.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ __all__ = ["LANGUAGE", "Reader", "data_of", "pseudo_locale"]
 
 LANGUAGE = "xx"
 _OPENING, _CLOSING = "⟦⟧"
+_PLACEHOLDERS = re.compile(r"(%\(\w+\)[sd]|%[sd]|%%|\{\w+\})")
 
 
 class _Catalogue(trans_real.DjangoTranslation):
@@ -37,7 +39,11 @@ class _Catalogue(trans_real.DjangoTranslation):
     def gettext(self, message: str) -> str:
         # In a context, Django asks for both, and takes an answer that holds the separator for none.
         text = str(message).rpartition(trans_real.CONTEXT_SEPARATOR)[2]
-        return f"{_OPENING}{text}{_CLOSING}" if text else ""
+        pieces = _PLACEHOLDERS.split(text)
+        return "".join(
+            piece if at % 2 or not piece else f"{_OPENING}{piece}{_CLOSING}"
+            for at, piece in enumerate(pieces)
+        )
 
     def ngettext(self, one: str, many: str, number: int) -> str:
         return self.gettext(one if number == 1 else many)

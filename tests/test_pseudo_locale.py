@@ -213,7 +213,7 @@ def test_forms_and_what_is_wrong_with_them_are_in_marked_words(
     # pydantic's own words, and the parser's, are of no language but English.
     theirs = {"Field required", "Input should be a valid UUID"}
     theirs |= {"Expecting property name enclosed in double quotes", "line", "column", "char"}
-    fields = {"order_id", "total"}
+    fields = {"order_id", "total", "died_at__gte"}
     reader = Reader(data() | theirs | fields)
 
     assert [page.status_code for page in pages] == [200] * len(pages)

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
-from pm_celery import bulks
 from pm_celery.models import DeadLetter, InboxMessage, Instance
 from pm_celery.operations import bulk, pauses
 from tests.browser.conftest import Look, Staff
@@ -50,7 +49,6 @@ def test_every_sort_of_page_fits_the_window_in_german(
     dead_orders: list[int],
     staff: Staff,
     look: Look,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     placed(paid=True)
     pauses.pause("tests.Order", by="ann", reason=REASON)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import ast
 import re
+from gettext import GNUTranslations
 from html.parser import HTMLParser
 from pathlib import Path
 
+import django
 import pytest
 from babel.messages import Catalog, Message
 
@@ -90,6 +92,21 @@ def test_what_django_reads_is_what_translators_wrote(language: str) -> None:
         if key  # type: ignore[attr-defined]
     }, COLLECT
     assert found.plural(1) != found.plural(2)  # type: ignore[attr-defined]
+
+
+@every_language
+def test_what_django_says_itself_is_said_in_its_words(language: str) -> None:
+    """Django makes one of all catalogues: another "Save" of ours would stand on others' pages as well."""
+    ours = compiled(language)._catalog  # type: ignore[attr-defined]
+    differ = {}
+    for path in Path(django.__file__).parent.rglob(f"locale/{language}/LC_MESSAGES/django.mo"):
+        with path.open("rb") as file:
+            theirs = GNUTranslations(file)._catalog  # type: ignore[attr-defined]
+        differ |= {
+            key: ours[key] for key in theirs if key and ours.get(key, theirs[key]) != theirs[key]
+        }
+
+    assert differ == {}
 
 
 # -- what is not marked -----------------------------------------------------------------------------

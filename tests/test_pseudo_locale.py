@@ -99,6 +99,7 @@ def fill(time: Time) -> None:
     for status in ("pending", "dispatched", "done", "dead", "cancelled", "discarded"):
         make_command(stranger, status=status, dispatches=1, attempts=2)
     make_timer(stranger)
+    make_instance("order-11", process="tests.Order", state_version=99)
     make_letter("order-10", place="correlate")
     Wakeup.objects.get_or_create(lane=1, defaults={"outstanding_until": now()})
     stopped = bulk.start("retry", {"process": "tests.Order"}, by="ann", reason=REASON)

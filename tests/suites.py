@@ -41,6 +41,7 @@ NOT_ON_POSTGRES = (
     "instance_page",
     "letter_groups",
     "logs",
+    "old_secrets",
     "overview",
     "publish_by_hand",
     "redaction",

@@ -10,13 +10,14 @@ import pytest
 from django.test import Client
 from django.urls import reverse
 
-from pm_celery import event, handle, publish, signals, upcast
+from pm_celery import event, execution, handle, publish, signals, upcast
 from pm_celery.exceptions import InvalidMessage, Refused, UndecodablePayload
 from pm_celery.export import exported
 from pm_celery.messages import message_type
 from pm_celery.models import DeadLetter, InboxMessage, Instance, OutboxCommand, Transition
 from pm_celery.operations import dead_letters, instances
 from pm_celery.operations.editing import edit_and_retry
+from pm_celery.operations.health import health
 from pm_celery.operations.states import read_state
 from pm_celery.process import ProcessManager
 from pm_celery.publishing import publish_named
@@ -241,10 +242,12 @@ def test_a_command_of_a_newer_version_waits_and_is_announced(time: Time) -> None
     try:
         with release(1) as old:
             assert run_commands() == 1
+            execution.run_each([str(OutboxCommand.objects.get().command_id)])
+            assert "unknown_messages" in {problem.code for problem in health().problems}
     finally:
         signals.unknown_message.disconnect(note)
     assert (old.told, DeadLetter.objects.count()) == ([], 0)
-    assert [(found["name"], found["version"]) for found in news] == [("releases.Charge", 2)]
+    assert [(found["name"], found["version"]) for found in news] == 2 * [("releases.Charge", 2)]
 
     with release(3) as new:
         time.elapse("1m")

@@ -24,6 +24,7 @@ from pm_celery.publishing import publish_named
 from pm_celery.registry import isolated_registries
 from tests.driving import Time, advance_all, drain, run_commands
 from tests.releases import release
+from tests.test_shell import pm
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -351,6 +352,9 @@ def test_a_state_of_an_older_release_is_upgraded_when_it_is_loaded_and_stored_wi
         for at in (1, 2, 3):
             answer = admin_client.get(page, {"at": at})
             assert (answer.status_code, "990" in answer.text) == (200, True)
+        first = pm("show", "releases.order", "o-1", "--at", 1, "--json").document
+        assert (first["state_version"], first["state"]["cents"]) == (1, 990)
+        assert pm("show", "releases.order", "o-1", "--json").document["state_version"] == 3
         (document,) = exported()
         assert document["state_version"] == 3
         assert [step["state"].get("cents") for step in document["transitions"]] == [990, None, None]

@@ -191,6 +191,30 @@ def test_what_the_present_version_holds_is_shown_whatever_its_keys_are() -> None
     assert json.loads(payload_shown("old.Tagged", "", text))["tags"] == {"colour": HIDDEN}
 
 
+def test_what_a_newer_release_has_written_is_not_shown_by_a_name_that_this_one_does_not_know() -> (
+    None
+):
+    """In a web process of the release before, say."""
+
+    @event(name="old.Ahead")
+    class Ahead:
+        account: str
+        card: Annotated[str, Sensitive]
+
+    text = json.dumps({"account": "a-1", "card_number": CARD})
+
+    shown = payload_shown("old.Ahead", "", text, version=2)
+    assert json.loads(shown) == {"account": "a-1", "card_number": HIDDEN}
+
+
+def test_a_timer_s_payload_is_of_no_version_and_hidden_by_name_alone() -> None:
+    with release(2):
+        text = json.dumps({"order": "o-1", "card_number": CARD})
+
+        shown = payload_shown("later", "old.account", text, kind="timer")
+        assert json.loads(shown) == {"order": "o-1", "card_number": HIDDEN}
+
+
 def test_where_nothing_is_sensitive_an_older_version_is_shown_as_it_is() -> None:
     @event(name="old.Plain", version=2)
     class Plain:

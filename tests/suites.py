@@ -42,6 +42,7 @@ NOT_ON_POSTGRES = (
     "instance_page",
     "letter_groups",
     "logs",
+    "old_secrets",
     "overview",
     "pseudo_locale",
     "publish_by_hand",

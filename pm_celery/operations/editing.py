@@ -51,7 +51,9 @@ def editable(letter_id: int) -> Payloads:
     if row is None:
         raise Refused(_("its message is no longer there"))
     original = letter.original_payload
-    return Payloads(_shown(row, row.payload), _shown(row, original) if original else "")
+    # It may be of an older version than what was written in its place.
+    shown = redaction.payload_shown(row.name, row.process, original, kind=row.kind)
+    return Payloads(_shown(row), shown if original else "")
 
 
 def edit_and_retry(letter_id: int, payload: str, *, by: str = "", reason: str = "") -> None:
@@ -90,9 +92,9 @@ def _row(
     return (messages.select_for_update() if lock else messages).first()
 
 
-def _shown(row: InboxMessage | OutboxCommand, payload: str) -> str:
+def _shown(row: InboxMessage | OutboxCommand) -> str:
     return redaction.payload_shown(
-        row.name, row.process, payload, kind=row.kind, version=row.version
+        row.name, row.process, row.payload, kind=row.kind, version=row.version
     )
 
 
@@ -107,7 +109,7 @@ def _filled(row: InboxMessage | OutboxCommand, given: str) -> str:
         raise Refused(_("that is no JSON: %(error)s"), error=str(error)) from None
     if HIDDEN not in given and "\\u2022" not in given:
         return json.dumps(meant, ensure_ascii=False)
-    shown_text = _shown(row, row.payload)
+    shown_text = _shown(row)
     try:
         stored = json.loads(row.payload)
         # What is hidden as a whole is shown as no JSON.

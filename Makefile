@@ -11,7 +11,7 @@ ARGS ?=
 BROKERS ?= redis rabbitmq
 
 .DEFAULT_GOAL := help
-.PHONY: help venv hooks test test-all sweep chaos format lint types imports migrations-check package coverage mutants demo bench bench-growth bench-pages bench-peers clean
+.PHONY: help venv hooks test test-all sweep chaos format lint types imports migrations-check messages package coverage mutants demo bench bench-growth bench-pages bench-peers clean
 
 help: ## Show what can be made
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -78,6 +78,10 @@ imports: venv ## Check that imports run downwards only
 migrations-check: venv ## Check that every model has its migration
 	$(BIN)/python -m django makemigrations --check --dry-run --settings tests.settings pm_celery
 	cd example_project && ../$(BIN)/python manage.py makemigrations --check --dry-run
+
+messages: venv ## Collect what is marked for translation, and compile the catalogues; needs gettext
+	cd pm_celery && ../$(BIN)/django-admin makemessages --all --no-obsolete --add-location file --no-wrap
+	cd pm_celery && ../$(BIN)/django-admin compilemessages
 
 # Some of it, as in: make package ARGS="redis 3.13"
 package: venv ## Install the wheel, each extra alone, into empty environments, and try it; takes minutes

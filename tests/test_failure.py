@@ -608,6 +608,28 @@ def test_a_policys_event_is_retried_and_dead_lettered_like_any_other(time: Time)
     assert not Instance.objects.exists()
 
 
+def test_a_policys_event_that_this_release_does_not_know_waits(time: Time) -> None:
+    ran: list[str] = []
+
+    @event
+    class A:
+        key: str
+
+    @policy(A)
+    def reacts(event: A, reaction: Reaction) -> None:
+        ran.append(event.key)
+
+    publish(A("k"))
+    InboxMessage.objects.update(version=99)
+    drain()
+
+    row = InboxMessage.objects.get()
+    assert (row.status, row.reason, ran) == ("pending", "unknown to this release", [])
+    InboxMessage.objects.update(version=1)
+    time.elapse("1m")
+    assert ran == ["k"]
+
+
 def test_a_policy_may_decline_and_say_why() -> None:
     """Conformance 24, of policies."""
 

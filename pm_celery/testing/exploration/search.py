@@ -44,6 +44,7 @@ class Core:
 class Node:
     """A core with what may go wrong still, and the shortest way to it.
 
+    is_known: whether all that can follow was seen; not what lies behind a bound, nor behind what must not be.
     surely_from: from where a step leads here that is sure to come.
     """
 
@@ -52,7 +53,7 @@ class Node:
     parent: Node | None
     step: Step | None
     depth: int
-    is_expanded: bool = False
+    is_known: bool = False
     surely_from: list[Node] = field(default_factory=list)
 
     def steps(self) -> list[Step]:
@@ -88,9 +89,9 @@ class Search:
                 return
             node = waiting.popleft()
             core, seen = node.core, len(self.nodes)
+            node.is_known = True
             for step in possible(self._model, core.memory, core.happened, node.faults):
                 self._take(node, step)
-            node.is_expanded = True
             waiting.extend(self.nodes[seen:])
 
     def _take(self, node: Node, step: Step) -> None:
@@ -100,6 +101,7 @@ class Search:
         if reached is None:
             reached = core.taken[step.what] = self._do(core, step)
         if isinstance(reached, Found):
+            node.is_known = False
             if reached.key not in self._found:
                 reached.steps = [*node.steps(), step]
                 self._found[reached.key] = reached
@@ -149,8 +151,7 @@ class Search:
         return sorted(found, key=lambda one: len(one.steps))
 
     def _first_that_never_ends(self) -> Node | None:
-        # Of what lies behind the bound nothing is known, so nothing is said.
-        ending = [node for node in self.nodes if node.core.is_settled or not node.is_expanded]
+        ending = [node for node in self.nodes if node.core.is_settled or not node.is_known]
         ends = set(ending)
         while ending:
             for before in ending.pop().surely_from:

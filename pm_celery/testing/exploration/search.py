@@ -44,8 +44,10 @@ class Core:
 class Node:
     """A core with what may go wrong still, and the shortest way to it.
 
-    is_known: whether all that can follow was seen; not what lies behind a bound, nor behind what must not be.
-    surely_from: from where a step leads here that is sure to come.
+    is_known: whether all was seen that is sure to follow; not what lies behind a bound, or behind what must
+        not be.
+    goes_on: whether a step from here is sure to come.
+    surely_from: from where such a step leads here.
     """
 
     core: Core
@@ -54,6 +56,7 @@ class Node:
     step: Step | None
     depth: int
     is_known: bool = False
+    goes_on: bool = False
     surely_from: list[Node] = field(default_factory=list)
 
     def steps(self) -> list[Step]:
@@ -101,7 +104,8 @@ class Search:
         if reached is None:
             reached = core.taken[step.what] = self._do(core, step)
         if isinstance(reached, Found):
-            node.is_known = False
+            if step.is_sure:
+                node.is_known = False
             if reached.key not in self._found:
                 reached.steps = [*node.steps(), step]
                 self._found[reached.key] = reached
@@ -109,6 +113,7 @@ class Search:
             # After the end, what comes late is skipped, and was seen to be: nothing new lies behind it.
             found = self._reach(reached, step.faults or node.faults, node, step)
             if step.is_sure:
+                node.goes_on = True
                 found.surely_from.append(node)
 
     def _do(self, core: Core, step: Step) -> Core | Found:
@@ -158,4 +163,7 @@ class Search:
                 if before not in ends:
                     ends.add(before)
                     ending.append(before)
-        return next((node for node in self.nodes if node not in ends), None)
+        stuck = [node for node in self.nodes if node not in ends]
+        # One where nothing more is to come tells more than one where it can be foreseen.
+        over = [node for node in stuck if not node.goes_on]
+        return next(iter(over or stuck), None)

@@ -143,7 +143,7 @@ class OrderFulfilmentTests(SimpleTestCase):
                 invariants=[nobody_who_paid_is_reminded],
             )
 
-        self.assertEqual(report.unreached, [])
+        assert report.unreached == []
 
     def test_also_where_handlers_fail_and_are_retried(self) -> None:
         with contract():
@@ -175,7 +175,7 @@ class PaymentReconciliationTests(SimpleTestCase):
             handler_failures=1,
         )
 
-        self.assertEqual(report.unreached, [])
+        assert report.unreached == []
 
 
 class OnboardingTests(SimpleTestCase):
@@ -185,7 +185,7 @@ class OnboardingTests(SimpleTestCase):
         for time_goes_by, mails in (("1m", 1), ("1d", 2), ("6d", 3)):
             customer.elapse(time_goes_by)
             dispatched = [sent for sent in customer.outbox if sent.status == "dispatched"]
-            self.assertEqual(len(dispatched), mails)
+            assert len(dispatched) == mails
 
     def test_in_every_order_of_things_nobody_who_left_is_written_to(self) -> None:
         report = explore(
@@ -197,4 +197,4 @@ class OnboardingTests(SimpleTestCase):
             invariants=[nobody_is_written_to_after_the_end],
         )
 
-        self.assertEqual(report.unreached, [])
+        assert report.unreached == []

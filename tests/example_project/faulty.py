@@ -89,14 +89,14 @@ class FaultyVariantsTests(SimpleTestCase):
         [found] = [one for one in report.violations if one.kind == kind]
         lines = [line.strip() for line in found.test.splitlines()]
         taken = [line for line in lines if line.startswith("instance.")][: found.steps]
-        self.assertEqual(len(taken), len(steps), found.test)
+        assert len(taken) == len(steps), found.test
         for line, step in zip(taken, steps, strict=True):
-            self.assertIn(step, line)
+            assert step in line
         # Faulty processes are no module's own: what it imports is all there is.
         namespace: dict[str, Any] = {}
         exec(found.test, namespace)
         [test] = [value for name, value in namespace.items() if name.startswith("test_")]
-        with self.assertRaises(AssertionError), contract():
+        with self.assertRaises(AssertionError), contract():  # noqa: PT027 -- no pytest here
             test()
 
     def test_a_reminder_that_stays_set_after_the_payment_is_found(self) -> None:

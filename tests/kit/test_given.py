@@ -27,6 +27,7 @@ from tests.kit.parcels import (
     Weighed,
     print_label,
 )
+from tests.test_package import in_a_fresh_interpreter
 
 pytestmark = pytest.mark.any_database
 
@@ -403,6 +404,18 @@ def test_no_database_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(connection, "ensure_connection", refuse)
 
     given(Parcel, ORDERED, PAID).failing("delivered").when(DELIVERED).elapse("1h").retry().cancel()
+
+
+def test_the_kit_is_imported_without_models_and_without_settings() -> None:
+    code = (
+        "from pm_celery.testing import explore, given\n"
+        "import sys\n"
+        "assert 'pm_celery.models' not in sys.modules\n"
+        "from django.conf import settings\n"
+        "print(settings.configured)"
+    )
+
+    assert in_a_fresh_interpreter(code) == "False"
 
 
 class UnderUnittest(TestCase):

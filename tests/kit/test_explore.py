@@ -375,11 +375,6 @@ def test_a_command_id_in_the_state_makes_no_state_a_new_one() -> None:
 def declare_ten() -> tuple[type[ProcessManager], list[Any], dict[Any, Any]]:
     """A process of ten events, two timers and a timeout; of two chains of events both may be ahead."""
 
-    @event
-    class Step:
-        key: str
-        number: int
-
     classes = [
         event(name=f"ten.Step{number}")(
             type(f"Step{number}", (), {"__annotations__": {"key": str}})

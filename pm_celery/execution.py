@@ -29,8 +29,10 @@ from pm_celery.statements import statements
 from pm_celery.tallies import COMMAND, Tallies
 from pm_celery.transience import is_transient, repeated
 
-__all__ = ["is_command_id", "run", "run_each"]
+__all__ = ["UNKNOWN", "is_command_id", "run", "run_each"]
 
+# What became of a command that another worker may know: it waits.
+UNKNOWN = "unknown to this release"
 _NOT_OURS = "settled or running elsewhere"
 # One message of ours holds no more commands.
 _MOST_AT_ONCE = 10_000
@@ -236,7 +238,7 @@ def _handle(command: OutboxCommand, counted: bool) -> str:
                     # An older release: another worker may know it.
                     command.due_at = clock.now() + get_settings().unknown_message_wait
                     command.attempts -= counted
-                    return "unknown to this release"
+                    return UNKNOWN
                 raise NoCommandHandler(
                     f"No handler is registered for {command.name}: write @command_handler("
                     f"{declared.cls.__name__}) in a module that AUTODISCOVER imports."

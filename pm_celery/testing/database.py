@@ -68,7 +68,7 @@ class ProcessManagers:
         correlation_id: str | UUID | None = None,
         occurred_at: datetime | None = None,
     ) -> str:
-        """As :func:`pm_celery.publish`, which does as well: put an event into inboxes, for a later ``drain``."""
+        """As :func:`pm_celery.publish`, which does as well: put an event into inboxes for ``drain``."""
         return publishing.publish(
             event, event_id=event_id, correlation_id=correlation_id, occurred_at=occurred_at
         )
@@ -85,7 +85,7 @@ class ProcessManagers:
         drain(most_rounds=most_rounds)
 
     def elapse(self, duration: Duration) -> None:
-        """Let time go by, such as ``"7d"``: each timer, timeout, backoff and delayed command has its moment."""
+        """Let time go by, such as ``"7d"``: timers, timeouts, backoffs and delays at their own moments."""
         self._time.elapse(duration)
 
     def outage(self, duration: Duration) -> None:

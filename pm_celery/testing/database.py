@@ -5,7 +5,7 @@ In pytest it is the fixture ``process_managers``; in Django's test cases :class:
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 from uuid import UUID
 
@@ -42,7 +42,7 @@ class ProcessManagers:
     """Does, one thing after another and in this process, what workers and Beat do; and tells what came of it.
 
     Use it as a context manager. Inside it no message goes to a broker, whatever ``CELERY_BROKER_URL`` and
-    ``CELERY_TASK_ALWAYS_EAGER`` say, and time goes on when the test says so; at its end it is real again.
+    ``CELERY_TASK_ALWAYS_EAGER`` say, and time stands still but for :meth:`elapse` and :meth:`outage`.
 
     Processes are given by their class or their name, keys as in events. Rows are those of
     ``PM_CELERY["DATABASE"]``, which the test must be allowed to use.
@@ -53,6 +53,8 @@ class ProcessManagers:
 
     def __enter__(self) -> Self:
         self._time.enter_context(broker.without_broker())
+        # This machine's clock: the database may not be asked before the test has said which one it uses.
+        self._time.enter_context(clock.stop(datetime.now(UTC)))
         return self
 
     def __exit__(self, *raised: object) -> None:

@@ -175,8 +175,9 @@ class Time(ExitStack):
 
         Raises :class:`NotSettled` where there are too many such moments.
         """
-        until = clock.now() + parse_duration(duration)
+        by = parse_duration(duration)
         drain()
+        until = clock.now() + by
         passed: Counter[str] = Counter()
         for _ in range(MOST_MOMENTS):
             coming = upcoming(1, after=clock.now())

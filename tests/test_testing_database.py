@@ -13,6 +13,7 @@ from uuid import uuid4
 
 import pytest
 from celery import shared_task
+from celery.exceptions import Ignore
 from celery.signals import before_task_publish
 from django.db import connections, transaction
 from django.test import TestCase, TransactionTestCase
@@ -392,6 +393,29 @@ def test_a_signature_runs_where_its_task_is_registered(process_managers: Process
     assert process_managers.commands(status="done") == [task.s(1, text="fine")]
     (letter,) = process_managers.dead_letters()
     assert (letter.place, letter.error) == ("signature", "two is too many")
+
+
+def test_a_task_that_says_nothing_of_its_end_runs_once_for_each_dispatch(
+    process_managers: ProcessManagers,
+) -> None:
+    ran: list[datetime] = []
+
+    @shared_task(name="tests.kit_silent_task")
+    def task() -> None:
+        ran.append(process_managers.now)
+        raise Ignore
+
+    class Asks(ProcessManager):
+        @handle(Begun, start=True, correlate="key")
+        def begun(self, event: Begun) -> None:
+            self.send(task.s())
+
+    publish(Begun("a"))
+    process_managers.drain()
+    assert len(ran) == 1
+    process_managers.elapse("65m")  # once begun, its lease is an hour
+
+    assert len(ran) == 2
 
 
 def test_a_signature_of_a_task_that_is_elsewhere_waits_and_is_told(

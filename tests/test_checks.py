@@ -981,7 +981,7 @@ def test_every_message_has_an_id_and_a_remedy() -> None:
 def test_w049_redact_names_a_field_that_nothing_has(settings: Any) -> None:
     settings.PM_CELERY = {"REDACT": ["prise", "checks.RoomBokked.price", "checks.*.price", "room"]}
 
-    found = [text_of(m) for m in check_declarations() if m.id == "pm_celery.W049"]
+    found = [text_of(m) for m in check_settings() if m.id == "pm_celery.W049"]
 
     assert len(found) == 2
     assert "'prise'" in found[0]

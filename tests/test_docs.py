@@ -14,7 +14,7 @@ PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 
 
 def test_every_check_is_documented_and_none_besides() -> None:
-    source = "".join(path.read_text() for path in (ROOT / "pm_celery").glob("*.py"))
+    source = "".join(path.read_text() for path in (ROOT / "pm_celery").rglob("*.py"))
     raised = set(re.findall(r'"([EW]0\d\d)"', source))
 
     documented = set(

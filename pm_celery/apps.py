@@ -45,6 +45,7 @@ class PmCeleryConfig(AppConfig):
 
         setting_changed.connect(conf.forget_settings, dispatch_uid="pm_celery")
         log.connect()
+        checks.connect()
         beat.connect()
         listener.connect()
         filesystem.register()

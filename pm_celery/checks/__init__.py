@@ -5,7 +5,16 @@ Importing this registers them with Django.
 
 from pm_celery.checks.database import check_database
 from pm_celery.checks.declarations import check_declarations
+from pm_celery.checks.events import check_events
 from pm_celery.checks.settings import check_settings
 from pm_celery.checks.surroundings import check_environment
+from pm_celery.checks.workers import connect
 
-__all__ = ["check_database", "check_declarations", "check_environment", "check_settings"]
+__all__ = [
+    "check_database",
+    "check_declarations",
+    "check_environment",
+    "check_events",
+    "check_settings",
+    "connect",
+]

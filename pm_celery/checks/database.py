@@ -25,7 +25,7 @@ _TICK_IS_LATE = timedelta(seconds=60)
 def check_database(
     app_configs: AppConfigs = None, databases: Sequence[str] | None = None, **_: Any
 ) -> list[CheckMessage]:
-    """E045: the tables are migrated. W044: Beat's tick runs."""
+    """E045: the tables are migrated. W044: Beat's tick runs. W051: SQLite writes ahead."""
     try:
         alias = get_settings().database
     except SettingsError:
@@ -45,7 +45,7 @@ def check_database(
                     f"Run: python manage.py migrate pm_celery --database {alias}",
                 )
             ]
-        return list(_check_tick())
+        return [*_check_tick(), *_check_journal(alias)]
     except DatabaseError as error:
         return [
             mistake("E045", f"The database {alias!r} cannot be read: {error}", "Is it running?")
@@ -62,4 +62,21 @@ def _check_tick() -> Iterator[CheckMessage]:
             "W044",
             f"Beat's tick does not run ({when}): no timer fires and nothing lost is found again.",
             "Run: celery -A <project> beat, and a worker.",
+        )
+
+
+def _check_journal(alias: str) -> Iterator[CheckMessage]:
+    connection = connections[alias]
+    if connection.vendor != "sqlite":
+        return
+    # The file itself says so, whoever set it.
+    with connection.cursor() as cursor:
+        cursor.execute("PRAGMA journal_mode")
+        mode = str(cursor.fetchone()[0]).lower()
+    if mode not in {"wal", "memory"}:
+        yield warning(
+            "W051",
+            f"The SQLite file of {alias!r} has journal_mode {mode}: who reads keeps workers from writing, "
+            "and they fail as 'database is locked'.",
+            'Set "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;" in its OPTIONS.',
         )

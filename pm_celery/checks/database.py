@@ -9,6 +9,7 @@ from typing import Any
 
 from django.core.checks import CheckMessage, Tags, register
 from django.db import DatabaseError, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations.executor import MigrationExecutor
 
 from pm_celery.checks.reports import TAG, AppConfigs, mistake, warning
@@ -45,7 +46,7 @@ def check_database(
                     f"Run: python manage.py migrate pm_celery --database {alias}",
                 )
             ]
-        return [*_check_tick(), *_check_journal(alias)]
+        return [*_check_tick(), *_check_journal(connection)]
     except DatabaseError as error:
         return [
             mistake("E045", f"The database {alias!r} cannot be read: {error}", "Is it running?")
@@ -65,8 +66,7 @@ def _check_tick() -> Iterator[CheckMessage]:
         )
 
 
-def _check_journal(alias: str) -> Iterator[CheckMessage]:
-    connection = connections[alias]
+def _check_journal(connection: BaseDatabaseWrapper) -> Iterator[CheckMessage]:
     if connection.vendor != "sqlite":
         return
     # The file itself says so, whoever set it.
@@ -76,7 +76,7 @@ def _check_journal(alias: str) -> Iterator[CheckMessage]:
     if mode not in {"wal", "memory"}:
         yield warning(
             "W051",
-            f"The SQLite file of {alias!r} has journal_mode {mode}: who reads keeps workers from writing, "
-            "and they fail as 'database is locked'.",
+            f"The SQLite file of {connection.alias!r} has journal_mode {mode}: who reads keeps workers from "
+            "writing, and they fail as 'database is locked'.",
             'Set "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;" in its OPTIONS.',
         )

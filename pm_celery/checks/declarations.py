@@ -36,6 +36,9 @@ def check_declarations(app_configs: AppConfigs = None, **_: Any) -> list[CheckMe
 def _check_process(definition: ProcessDefinition) -> Iterator[CheckMessage]:
     try:
         definition.dump(definition.initial())
+    except SettingsError:
+        # E030 tells it, once.
+        return
     except Exception as error:  # noqa: BLE001 -- a field's default or type may raise anything
         yield mistake(
             "E007",

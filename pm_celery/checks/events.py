@@ -18,13 +18,17 @@ from django.conf import settings as django_settings
 from django.core.checks import CheckMessage, register
 
 from pm_celery import registry
-from pm_celery.checks.mentions import TooMuch, unused
+from pm_celery.checks.mentions import TooMuch, is_anything_published, unused
 from pm_celery.checks.reports import TAG, AppConfigs, warning
 from pm_celery.conf import Settings, get_settings
+from pm_celery.definitions import ProcessDefinition
 from pm_celery.exceptions import SettingsError
 from pm_celery.messages import MessageType
 
 __all__ = ["check_events"]
+
+# Commands that check the project too, many times a day: they do not read all its sources.
+_HASTY = {"makemigrations", "migrate", "runserver", "test"}
 
 
 @register(TAG)
@@ -40,10 +44,10 @@ def check_events(app_configs: AppConfigs = None, **_: Any) -> list[CheckMessage]
     heard = {event.name for listener in registry.listeners for event in listener.events()}
     ours = [declared for declared in registry.messages if _is_ours(declared, settings)]
     unheard = [declared for declared in ours if declared.name not in heard]
-    return [
-        *_unheard(unheard, settings),
-        *_unpublished([declared for declared in ours if declared.name in heard]),
-    ]
+    found = [*_unheard(unheard, settings)]
+    if _HASTY.isdisjoint(sys.argv[1:2]):
+        found += _unpublished([declared for declared in ours if declared.name in heard])
+    return found
 
 
 def _is_ours(declared: MessageType, settings: Settings) -> bool:
@@ -71,8 +75,12 @@ def _unheard(events: Sequence[MessageType], settings: Settings) -> Iterator[Chec
 
 
 def _unpublished(events: Sequence[MessageType]) -> Iterator[CheckMessage]:
+    folders = _folders(events)
     try:
-        left = unused({declared.cls.__name__ for declared in events}, _folders(events))
+        if not is_anything_published(folders, but_in=_homes_of_handlers()):
+            # What begins a process comes by hand, or from elsewhere: a first try, or another service.
+            return
+        left = unused({declared.cls.__name__ for declared in events}, folders)
     except (TooMuch, OSError):
         return
     for declared in events:
@@ -83,6 +91,19 @@ def _unpublished(events: Sequence[MessageType]) -> Iterator[CheckMessage]:
                 "project makes one.",
                 f"Publish it, or remove it and its handlers. {_external(declared)}",
             )
+
+
+def _homes_of_handlers() -> set[Path]:
+    """The files of processes, policies and command handlers: what these publish is an answer to something."""
+    modules = {
+        listener.cls.__module__
+        if isinstance(listener, ProcessDefinition)
+        else listener.function.__module__
+        for listener in registry.listeners
+    }
+    modules |= {handler.function.__module__ for handler in registry.command_handlers}
+    found = (getattr(sys.modules.get(name), "__file__", None) for name in modules)
+    return {Path(file) for file in found if file}
 
 
 def _where(declared: MessageType) -> str:

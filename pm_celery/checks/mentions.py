@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-__all__ = ["TooMuch", "unused"]
+__all__ = ["TooMuch", "is_anything_published", "unused"]
 
 _MOST_FILES = 5_000
 _NOT_OURS = {"__pycache__", "migrations", "node_modules", "site-packages", "dist-packages"}
@@ -26,7 +26,7 @@ def unused(names: Collection[str], folders: Collection[Path]) -> set[str]:
     """Those class names that no source in the folders uses, to make one or in another way that is not known
     to be harmless. Raises :class:`TooMuch`, and ``OSError`` for what cannot be read."""
     left = set(names)
-    for source in _sources(folders):
+    for _, source in _sources(folders):
         # As bytes, and without parsing: of most files that is all.
         named = {name for name in left if name.encode() in source}
         if not named:
@@ -45,7 +45,12 @@ def unused(names: Collection[str], folders: Collection[Path]) -> set[str]:
     return left
 
 
-def _sources(folders: Collection[Path]) -> Iterator[bytes]:
+def is_anything_published(folders: Collection[Path], but_in: Collection[Path]) -> bool:
+    """Whether a source in the folders, but for these files, has to do with publishing. Raises as above."""
+    return any(b"publish" in source and path not in but_in for path, source in _sources(folders))
+
+
+def _sources(folders: Collection[Path]) -> Iterator[tuple[Path, bytes]]:
     seen: set[str] = set()
     read = 0
     for folder in folders:
@@ -60,7 +65,8 @@ def _sources(folders: Collection[Path]) -> Iterator[bytes]:
                     read += 1
                     if read > _MOST_FILES:
                         raise TooMuch
-                    yield Path(here, name).read_bytes()
+                    path = Path(here, name)
+                    yield path, path.read_bytes()
 
 
 def _is_ours(folder: Path) -> bool:

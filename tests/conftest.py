@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -136,6 +137,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for marker in item.iter_markers("needs"):
             for reason in filter(None, map(_lacks, marker.args)):
                 item.add_marker(pytest.mark.skip(reason=reason))
+    if theme := os.environ.get("PM_TEST_THEME"):
+        for item in items:
+            if item.get_closest_marker("stock_theme"):
+                item.add_marker(
+                    pytest.mark.skip(
+                        reason=f"{theme} has scripts in its pages, and a site of its own"
+                    )
+                )
     # Deselected rather than skipped: they run where that is the database.
     elsewhere = {"sqlite", "postgresql", "mariadb"} - {databases.database()}
     if databases.database() != "sqlite":

@@ -1,4 +1,4 @@
-"""Runs the suite on every Python, Django, database and broker, and prints a table: `make test-all`.
+"""Runs the suite on every Python, Django, database, broker and theme, and prints a table: `make test-all`.
 
 ::
 
@@ -37,18 +37,25 @@ PYTHONS = {
     "3.12": ["django52", "django60", "django61"],
     "3.13": ["django52", "django60", "django61"],
 }
+# What shows pages, for another theme of the admin.
+PAGES = tuple(
+    f"tests/test_{name}.py"
+    for name in ("admin", "admin_doors", "editing", "instance_page", "letter_groups", "overview")
+)
 # Far more than any of them takes.
 MOST_SECONDS = 2400
 
 
 @dataclass(frozen=True)
 class Run:
-    """The suite, or its part that starts workers, in one environment with one database and broker."""
+    """The suite, or its part that starts workers or shows pages, in one environment with one database, broker
+    and theme of the admin."""
 
     python: str
     django: str
     database: str
     broker: str = "redis"
+    theme: str = ""
 
     @property
     def environment(self) -> str:
@@ -57,10 +64,13 @@ class Run:
     @property
     def name(self) -> str:
         broker = f"-{self.broker}" if self.broker != "redis" else ""
-        return f"{self.environment}-{self.database}{broker}"
+        theme = f"-{self.theme}" if self.theme else ""
+        return f"{self.environment}-{self.database}{broker}{theme}"
 
     @property
     def options(self) -> list[str]:
+        if self.theme:
+            return list(PAGES)
         # Only workers' tests have a broker; with Redis they are part of the whole.
         return [] if self.broker == "redis" else ["tests/test_workers.py"]
 
@@ -88,6 +98,7 @@ def all_runs() -> Iterator[Run]:
             yield Run(*environment, "mariadb")
             yield Run(*environment, "postgres", "rabbitmq")
             yield Run(*environment, "sqlite", "folder")
+            yield Run(*environment, "sqlite", theme="unfold")
 
 
 def interpreter(version: str) -> str | None:
@@ -137,6 +148,7 @@ def execute(run: Run, python: str, sources: str, extra: Sequence[str]) -> Outcom
         "PM_TEST_BROKER_KIND": run.broker,
         # A server that cannot be had is a failure here, as it is for the continuous integration.
         "CI": "true",
+        **({"PM_TEST_THEME": run.theme} if run.theme else {}),
     }
     began = time.monotonic()
     with log.open("wb") as output:

@@ -10,6 +10,7 @@ PM_TEST_OTHER_NAME      the same for the database `other`
 PM_TEST_BROKER          Celery's broker URL (default: `memory://`, which ends at this process)
 PM_TEST_BROKER_OPTIONS  its transport options, as JSON
 PM_TEST_PM_CELERY       the setting PM_CELERY, as JSON (default: none)
+PM_TEST_THEME           an app in front of Django's admin (default: none)
 ======================  ==========================================================================
 
 For a run of pytest only PM_TEST_DB is set by hand; tests/before_django.py sets PM_TEST_DIR and
@@ -98,6 +99,9 @@ INSTALLED_APPS = [
     "pm_celery",
     "tests.testapp",
 ]
+
+if "PM_TEST_THEME" in os.environ:
+    INSTALLED_APPS.insert(0, os.environ["PM_TEST_THEME"])
 
 MIDDLEWARE = [
     # Here, and not in a fixture: the server that a browser visits is started once.

@@ -416,6 +416,7 @@ def test_the_list_of_an_instances_transitions_has_the_last_first(superuser: Clie
 
 
 @pytest.mark.urls("tests.test_admin")
+@pytest.mark.stock_theme
 def test_an_own_admin_site_may_have_some_of_the_tables_only(superuser: Client) -> None:
     letter = make_letter()
 

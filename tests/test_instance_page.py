@@ -312,6 +312,7 @@ def test_a_paused_process_is_told_on_the_pages_of_its_instances(admin_client: Cl
     assert "the warehouse burns" in text
 
 
+@pytest.mark.stock_theme
 def test_a_strict_content_security_policy_finds_nothing_to_forbid(
     admin_client: Client, time: Time
 ) -> None:

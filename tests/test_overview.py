@@ -235,6 +235,7 @@ def test_somebody_is_told_of_problems_with_what_he_may_see(time: Time) -> None:
     assert 'data-problem="tick"' in page
 
 
+@pytest.mark.stock_theme
 def test_a_projects_own_site_has_the_overview_with_its_own_links(settings: Any) -> None:
     settings.ROOT_URLCONF = __name__
     fail_order()

@@ -14,7 +14,7 @@ from django.apps import apps
 from pm_celery import registry
 from pm_celery.checks import check_events
 from pm_celery.checks import events as event_checks
-from pm_celery.checks.mentions import TooMuch, unused
+from pm_celery.checks.mentions import TooMuch, _sources, unused
 
 pytestmark = pytest.mark.any_database
 
@@ -220,7 +220,9 @@ def test_w008_reads_each_folder_once_and_none_that_is_not_the_project_s(tmp_path
         (tmp_path / folder / "file.py").write_text("Sold()" if folder != "app/deep" else "Sent()")
     (tmp_path / "venv" / "pyvenv.cfg").touch()
 
-    assert unused({"Sold", "Sent"}, [tmp_path / "app", tmp_path]) == {"Sold"}
+    folders = [tmp_path / "app", tmp_path]
+    assert unused({"Sold", "Sent"}, folders) == {"Sold"}
+    assert [path for path, _ in _sources(folders)] == [tmp_path / "app" / "deep" / "file.py"]
 
 
 def test_w008_is_silent_where_there_is_too_much_to_read_or_what_cannot_be(

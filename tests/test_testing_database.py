@@ -325,6 +325,24 @@ def test_what_a_handler_leaves_for_its_commit_is_done_though_nothing_is_committe
     assert done == ["a handler's", "its own"]
 
 
+def test_djangos_own_capturing_of_callbacks_does_not_run_them_once_more(
+    process_managers: ProcessManagers,
+) -> None:
+    done: list[str] = []
+
+    @command_handler(Do)
+    def do(command: Do) -> None:
+        transaction.on_commit(lambda: done.append("a handler's"))
+
+    sends_do()
+    with TestCase.captureOnCommitCallbacks(execute=True):
+        publish(Begun("a"))
+        transaction.on_commit(lambda: done.append("the test's"))
+        process_managers.drain()
+
+    assert done == ["a handler's", "the test's"]
+
+
 def test_what_a_failed_handler_leaves_for_its_commit_is_not_done(
     process_managers: ProcessManagers,
 ) -> None:

@@ -111,6 +111,14 @@ def test_w007_a_policy_is_enough(bazaar: Callable[..., list[str]]) -> None:
     assert bazaar(processes=PROCESSES.replace("completed_by = [Sent]", "") + thanks) == []
 
 
+def test_w007_is_silent_for_a_class_from_which_events_are_derived(
+    bazaar: Callable[..., list[str]],
+) -> None:
+    base = EVENTS + "\n@event\nclass Base:\n    number: str\n\n@event\nclass More(Base): ...\n"
+
+    assert bazaar(events=base) == ["W007 More"]
+
+
 def test_w007_is_silent_for_events_that_another_package_brings(
     bazaar: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -446,6 +446,7 @@ def test_w053_handlers_run_inside_the_request_that_publishes(
 # -- a worker that starts ----------------------------------------------------------------------------
 
 
+@pytest.mark.workers
 def test_a_worker_with_a_broken_process_tells_and_does_not_start(tmp_path: Path) -> None:
     """Conformance 3 and 6: Celery runs the checks, and throws away what they find."""
     (tmp_path / "broken.py").write_text(

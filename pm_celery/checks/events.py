@@ -51,7 +51,8 @@ def check_events(app_configs: AppConfigs = None, **_: Any) -> list[CheckMessage]
 
 
 def _is_ours(declared: MessageType, settings: Settings) -> bool:
-    if declared.kind != "event":
+    # A class that others are derived from is there for them.
+    if declared.kind != "event" or declared.cls.__subclasses__():
         return False
     if any(fnmatchcase(declared.name, pattern) for pattern in settings.external_events):
         return False

@@ -29,6 +29,21 @@ app = Celery("mysite")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 """
 
+MISTAKEN = """
+from pm_celery import publish
+from shop.processes import Dunning, InvoiceSent
+
+def test_that_fails(process_managers):
+    publish(InvoiceSent(number="7", email="ada@example.com"))
+    process_managers.elapse("1d")
+    assert process_managers.state(Dunning, "7").reminders == 1
+"""
+REPORT = """-+ Process managers -+
+It is 2.* UTC.
+shop.Dunning 7: started after 1 transition
+next: the timer reminder of shop.Dunning 7, due at 2.* UTC
+next: the timeout of shop.Dunning 7, due at 2"""
+
 
 def run_pytest(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     plain = {
@@ -64,6 +79,7 @@ def test_the_page_s_tests_pass_in_a_fresh_project_whose_broker_never_answers(
             "mysite/celery.py": CELERY,
             "mysite/__init__.py": "from mysite.celery import app",
             "shop/__init__.py": "",
+            "shop/test_mistaken.py": MISTAKEN,
         }
         for name, text in files.items():
             (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -71,7 +87,8 @@ def test_the_page_s_tests_pass_in_a_fresh_project_whose_broker_never_answers(
 
         done = run_pytest(tmp_path, "-q")
 
-        assert "5 passed" in done.stdout, done.stdout + done.stderr
+        assert "1 failed, 5 passed" in done.stdout, done.stdout + done.stderr
+        assert re.search(REPORT, done.stdout), done.stdout
         broker.setblocking(False)
         with pytest.raises(BlockingIOError):
             broker.accept()

@@ -519,6 +519,21 @@ def test_what_is_to_come_is_told_the_earliest_first(process_managers: ProcessMan
     ]
 
 
+def test_a_report_tells_where_everything_stands(process_managers: ProcessManagers) -> None:
+    Plan.raise_in["paid"] = KeyError("no card")
+    publish(Placed(order_id=(order_id := uuid4())))
+    publish(Paid(order_id=order_id))
+    process_managers.drain()
+
+    told = process_managers.report().splitlines()
+
+    assert told[1:3] == [
+        f"tests.Order {order_id}: failed after 3 transitions",
+        f"dead letter of tests.Order {order_id}: tests.Paid in paid, run 1: KeyError: 'no card'",
+    ]
+    assert told[3].startswith(f"next: the timer reminder of tests.Order {order_id}, due at")
+
+
 def test_a_key_that_is_not_there_is_told_with_those_that_are(
     process_managers: ProcessManagers,
 ) -> None:

@@ -22,6 +22,7 @@ from pm_celery.messages import MessageType, message_type
 from pm_celery.models import DeadLetter, InboxMessage, Instance, OutboxCommand, Timer, Transition
 from pm_celery.process import ProcessManager
 from pm_celery.testing.driving import MOST_ROUNDS, Time, drain
+from pm_celery.testing.reports import no_instance, report
 from pm_celery.testing.upcoming import Upcoming, upcoming
 
 if TYPE_CHECKING:
@@ -34,8 +35,6 @@ __all__ = ["ProcessManagers", "ProcessManagersMixin"]
 
 M = TypeVar("M")
 P = TypeVar("P", bound=ProcessManager)
-
-_MOST_NAMED = 10
 
 
 class ProcessManagers:
@@ -104,10 +103,9 @@ class ProcessManagers:
     def instance(self, process: type[ProcessManager] | str, key: object) -> Instance:
         """The row of an instance. Raises ``LookupError`` that names those which there are."""
         name, text = _name(process), correlation_key(key)
-        instances = self.instances(name)
-        found = instances.filter(key=text).first()
+        found = self.instances(name).filter(key=text).first()
         if found is None:
-            raise LookupError(_no_instance(name, text, instances))
+            raise LookupError(no_instance(name, text))
         return found
 
     def instances(self, process: type[ProcessManager] | str | None = None) -> QuerySet[Instance]:
@@ -223,6 +221,10 @@ class ProcessManagers:
         """What has a moment at which it will be looked at, the earliest first: ``due_at`` and ``what``."""
         return upcoming(most)
 
+    def report(self) -> str:
+        """Where everything stands, in words. pytest shows it when a test fails that has the fixture."""
+        return report()
+
 
 class ProcessManagersMixin(TestCaseWithin):
     """For Django's ``TestCase`` and ``TransactionTestCase``: ``self.process_managers``, in each test anew.
@@ -273,18 +275,3 @@ def _command(row: OutboxCommand) -> Any:
     stored = kombu_json.loads(row.payload)
     arguments = tuple(stored.get("args", ()))
     return Signature(stored["task"], arguments, stored.get("kwargs"), stored.get("options"))
-
-
-def _no_instance(process: str, key: str, instances: QuerySet[Instance]) -> str:
-    text = f"There is no instance of {process} with the key {key!r}."
-    if registry.listeners.get(process) is None:
-        known = ", ".join(sorted(listener.name for listener in registry.listeners))
-        return f"{text} No process has that name; known: {known}."
-    keys = list(instances.values_list("key", flat=True)[: _MOST_NAMED + 1])
-    if keys:
-        named = ", ".join(map(repr, keys[:_MOST_NAMED]))
-        return f"{text} There is {named}{' and more' if len(keys) > _MOST_NAMED else ''}."
-    waiting = InboxMessage.objects.using(_alias()).of_instance(process, key)
-    if waiting.exists():
-        return f"{text} Its messages are not handled yet: drain() does that."
-    return f"{text} There is none at all: was its start event published?"

@@ -5,7 +5,8 @@ Pytest imports this module in every project where the package is installed, so i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 if TYPE_CHECKING:
     from pm_celery.testing.database import ProcessManagers
 
-__all__ = ["process_managers"]
+__all__ = ["process_managers", "pytest_runtest_makereport"]
 
 
 @pytest.fixture
@@ -31,3 +32,17 @@ def process_managers(request: pytest.FixtureRequest) -> Iterator[ProcessManagers
 
     with ProcessManagers() as managers:
         yield managers
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Tell where processes stand when a test fails that drives them."""
+    report = yield
+    managers = getattr(item, "funcargs", {}).get("process_managers")
+    if managers is not None and report.when == "call" and report.failed:
+        # What made the test fail may keep the database from answering.
+        with suppress(Exception):
+            report.sections.append(("Process managers", managers.report()))
+    return report

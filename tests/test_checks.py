@@ -756,6 +756,19 @@ def test_w050_retention_names_a_process_that_nobody_declares(settings: Any) -> N
     assert "Remove it once none of its rows are left." in found[1]
 
 
+def test_w054_external_events_names_what_no_event_is_called(settings: Any) -> None:
+    settings.PM_CELERY = {
+        "EXTERNAL_EVENTS": ["checks.Room*", "checks.RoomLeft", "checks.RoomLft", "checks.CleanRoom"]
+    }
+
+    found = [text_of(m) for m in check_settings() if m.id == "pm_celery.W054"]
+
+    assert len(found) == 2
+    assert "'checks.RoomLft', which no event is called" in found[0]
+    assert "Did you mean 'checks.RoomLeft'?" in found[0]
+    assert "'checks.CleanRoom'" in found[1]  # a command
+
+
 def test_w006_a_sensitive_field_is_a_correlation_key(settings: Any) -> None:
     settings.PM_CELERY = {"REDACT": ["checks.RoomBooked.room"]}
 

@@ -21,13 +21,17 @@ __all__ = ["check_settings"]
 
 @register(TAG)
 def check_settings(app_configs: AppConfigs = None, **_: Any) -> list[CheckMessage]:
-    """E030: ``PM_CELERY`` is usable. W049, W050: what it names is there."""
+    """E030: ``PM_CELERY`` is usable. W049, W050, W054: what it names is there."""
     try:
         settings = get_settings()
         export.keeper()
     except SettingsError as error:
         return [mistake("E030", str(error), "Correct PM_CELERY in your settings.")]
-    return [*_check_redaction(settings), *_check_retention(settings)]
+    return [
+        *_check_redaction(settings),
+        *_check_retention(settings),
+        *_check_external_events(settings),
+    ]
 
 
 def _check_redaction(settings: Settings) -> Iterator[CheckMessage]:
@@ -67,4 +71,16 @@ def _check_retention(settings: Settings) -> Iterator[CheckMessage]:
                 f"Did you mean {near[0]!r}?"
                 if near
                 else "Remove it once none of its rows are left.",
+            )
+
+
+def _check_external_events(settings: Settings) -> Iterator[CheckMessage]:
+    known = sorted({declared.name for declared in registry.messages if declared.kind == "event"})
+    for pattern in settings.external_events:
+        if not any(fnmatchcase(name, pattern) for name in known):
+            near = difflib.get_close_matches(pattern, known, n=1)
+            yield warning(
+                "W054",
+                f"PM_CELERY['EXTERNAL_EVENTS'] names {pattern!r}, which no event is called.",
+                f"Did you mean {near[0]!r}?" if near else "Correct it, or remove it.",
             )

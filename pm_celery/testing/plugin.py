@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -34,15 +34,13 @@ def process_managers(request: pytest.FixtureRequest) -> Iterator[ProcessManagers
         yield managers
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item,
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+# In the old style of wrappers: this is loaded whatever pytest a project has.
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, None]:
     """Tell where processes stand when a test fails that drives them."""
-    report = yield
+    report = (yield).get_result()
     managers = getattr(item, "funcargs", {}).get("process_managers")
     if managers is not None and report.when == "call" and report.failed:
         # What made the test fail may keep the database from answering.
         with suppress(Exception):
             report.sections.append(("Process managers", managers.report()))
-    return report

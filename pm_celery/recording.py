@@ -128,6 +128,7 @@ def _transition_row(instance: InstanceRow, step: Step) -> TransitionRow:
         inbox_id=row.id,
         handler=decision.handler,
         state=decision.state,
+        state_version=instance.state_version,
         status=decision.status,
         commands=_as_json([[command.command_id, command.name] for command in decision.commands]),
         timers=_as_json(timers),

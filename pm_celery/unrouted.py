@@ -41,6 +41,7 @@ def route_unrouted(message_id: int) -> None:
                 name=row.name,
                 version=row.version,
                 message_id=row.message_id,
+                why=f"no process of this release knows {row.name} v{row.version}",
             )
         else:
             try:

@@ -58,7 +58,7 @@ OTHERS = "from pm_celery import publish"
 
 @pytest.fixture
 def bazaar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[str]]]:
-    """A project's app from its files; what the checks say of it, as ``W007 Sold``."""
+    """A project's app from its files; what the checks say of it, as ``W008 Sold``."""
     registry.listeners.replace([])
     registry.messages.replace([])
 
@@ -95,48 +95,48 @@ def test_events_that_are_published_and_handled_are_not_mentioned(
     assert bazaar() == []
 
 
-def test_w007_nobody_handles_an_event(bazaar: Callable[..., list[str]]) -> None:
+def test_w008_nobody_handles_an_event(bazaar: Callable[..., list[str]]) -> None:
     found = bazaar(processes=PROCESSES.replace("completed_by = [Sent]", ""))
 
-    assert found == ["W007 Sent"]
+    assert found == ["W008 Sent"]
     (message,) = check_events()
     assert "bazaar.events.Sent: publishing it does nothing" in message.msg
     assert "processes.py" in str(message.hint)
     assert '"EXTERNAL_EVENTS": ["bazaar.Sent"]' in str(message.hint)
 
 
-def test_w007_a_policy_is_enough(bazaar: Callable[..., list[str]]) -> None:
+def test_w008_a_policy_is_enough(bazaar: Callable[..., list[str]]) -> None:
     thanks = "from pm_celery import policy\n@policy(Sent)\ndef thank(event, reaction): ...\n"
 
     assert bazaar(processes=PROCESSES.replace("completed_by = [Sent]", "") + thanks) == []
 
 
-def test_w007_is_silent_for_a_class_from_which_events_are_derived(
+def test_w008_is_silent_for_a_class_from_which_events_are_derived(
     bazaar: Callable[..., list[str]],
 ) -> None:
     base = EVENTS + "\n@event\nclass Base:\n    number: str\n\n@event\nclass More(Base): ...\n"
 
-    assert bazaar(events=base) == ["W007 More"]
+    assert bazaar(events=base) == ["W008 More"]
 
 
-def test_w007_is_silent_for_events_that_another_package_brings(
+def test_w008_is_silent_for_events_that_another_package_brings(
     bazaar: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = bazaar(processes=PROCESSES.replace("completed_by = [Sent]", ""))
     app: Any = apps.get_containing_app_config("bazaar.events")
     app.path = "/srv/venv/lib/python3.13/site-packages/bazaar"
 
-    assert found == ["W007 Sent"]
+    assert found == ["W008 Sent"]
     assert check_events() == []
 
 
-def test_w008_nobody_publishes_an_event(bazaar: Callable[..., list[str]]) -> None:
-    assert bazaar(views=VIEWS.partition("def send")[0]) == ["W008 Sent"]
+def test_w009_nobody_publishes_an_event(bazaar: Callable[..., list[str]]) -> None:
+    assert bazaar(views=VIEWS.partition("def send")[0]) == ["W009 Sent"]
     (message,) = check_events()
     assert "no source of this project makes one" in message.msg
 
 
-def test_w008_is_silent_in_a_project_in_which_only_handlers_publish(
+def test_w009_is_silent_in_a_project_in_which_only_handlers_publish(
     bazaar: Callable[..., list[str]],
 ) -> None:
     """A first try, whose events come from a shell; or a service that gets them from others."""
@@ -146,7 +146,7 @@ def test_w008_is_silent_in_a_project_in_which_only_handlers_publish(
 
 
 @pytest.mark.parametrize("command", ["migrate", "makemigrations", "runserver", "test"])
-def test_w008_is_silent_where_somebody_is_about_to_do_something_else(
+def test_w009_is_silent_where_somebody_is_about_to_do_something_else(
     bazaar: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     monkeypatch.setattr("sys.argv", ["manage.py", command])
@@ -156,7 +156,7 @@ def test_w008_is_silent_where_somebody_is_about_to_do_something_else(
     assert len(check_events()) == 2
 
 
-def test_w007_and_w008_are_silent_for_what_other_services_publish_or_hear(
+def test_w008_and_w009_are_silent_for_what_other_services_publish_or_hear(
     bazaar: Callable[..., list[str]], settings: Any
 ) -> None:
     settings.PM_CELERY = {"EXTERNAL_EVENTS": ["bazaar.S*d"]}
@@ -164,10 +164,10 @@ def test_w007_and_w008_are_silent_for_what_other_services_publish_or_hear(
     found = bazaar(views=OTHERS, processes=PROCESSES.replace("completed_by = [Sent]", ""))
 
     # Neither Sold, which nobody publishes; and Sent is none of those.
-    assert found == ["W007 Sent"]
+    assert found == ["W008 Sent"]
 
 
-def test_w007_and_w008_are_silent_while_a_process_is_broken(
+def test_w008_and_w009_are_silent_while_a_process_is_broken(
     bazaar: Callable[..., list[str]],
 ) -> None:
     assert bazaar(processes=PROCESSES.replace(", start=True", ""), views=OTHERS) == []
@@ -209,20 +209,20 @@ NO_USES = [
 
 
 @pytest.mark.parametrize("text", USES)
-def test_w008_what_may_make_one_counts_as_use(text: str, tmp_path: Path) -> None:
+def test_w009_what_may_make_one_counts_as_use(text: str, tmp_path: Path) -> None:
     (tmp_path / "file.py").write_text(text)
 
     assert unused({"Sold"}, [tmp_path]) == set()
 
 
 @pytest.mark.parametrize("text", NO_USES)
-def test_w008_to_declare_to_handle_or_to_talk_of_one_is_no_use(text: str, tmp_path: Path) -> None:
+def test_w009_to_declare_to_handle_or_to_talk_of_one_is_no_use(text: str, tmp_path: Path) -> None:
     (tmp_path / "file.py").write_text(text)
 
     assert unused({"Sold"}, [tmp_path]) == {"Sold"}
 
 
-def test_w008_reads_each_folder_once_and_none_that_is_not_the_project_s(tmp_path: Path) -> None:
+def test_w009_reads_each_folder_once_and_none_that_is_not_the_project_s(tmp_path: Path) -> None:
     for folder in (".git", "node_modules", "venv", "app/migrations", "app/deep"):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "file.py").write_text("Sold()" if folder != "app/deep" else "Sent()")
@@ -233,7 +233,7 @@ def test_w008_reads_each_folder_once_and_none_that_is_not_the_project_s(tmp_path
     assert [path for path, _ in _sources(folders)] == [tmp_path / "app" / "deep" / "file.py"]
 
 
-def test_w008_is_silent_where_there_is_too_much_to_read_or_what_cannot_be(
+def test_w009_is_silent_where_there_is_too_much_to_read_or_what_cannot_be(
     bazaar: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("pm_celery.checks.mentions._MOST_FILES", 2)
@@ -247,7 +247,7 @@ def test_w008_is_silent_where_there_is_too_much_to_read_or_what_cannot_be(
     assert check_events() == []
 
 
-def test_w008_looks_in_the_apps_of_the_project_and_under_its_base(
+def test_w009_looks_in_the_apps_of_the_project_and_under_its_base(
     settings: Any, tmp_path: Path
 ) -> None:
     settings.BASE_DIR = tmp_path

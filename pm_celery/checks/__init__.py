@@ -8,6 +8,7 @@ from pm_celery.checks.declarations import check_declarations
 from pm_celery.checks.events import check_events
 from pm_celery.checks.settings import check_settings
 from pm_celery.checks.surroundings import check_environment
+from pm_celery.checks.versions import check_versions
 from pm_celery.checks.workers import connect
 
 __all__ = [
@@ -16,5 +17,6 @@ __all__ = [
     "check_environment",
     "check_events",
     "check_settings",
+    "check_versions",
     "connect",
 ]

@@ -33,7 +33,7 @@ _HASTY = {"makemigrations", "migrate", "runserver", "test"}
 
 @register(TAG)
 def check_events(app_configs: AppConfigs = None, **_: Any) -> list[CheckMessage]:
-    """W007: an event that nobody handles. W008: an event that no source of the project makes."""
+    """W008: an event that nobody handles. W009: an event that no source of the project makes."""
     try:
         settings = get_settings()
     except SettingsError:
@@ -68,7 +68,7 @@ def _unheard(events: Sequence[MessageType], settings: Settings) -> Iterator[Chec
     modules = ", ".join(f"{name}.py" for name in settings.autodiscover)
     for declared in events:
         yield warning(
-            "W007",
+            "W008",
             f"Nobody handles the event {_where(declared)}: publishing it does nothing.",
             f"Write @handle or @policy for it, in one of {modules} of an installed app, or remove it. "
             f"{_external(declared)}",
@@ -87,7 +87,7 @@ def _unpublished(events: Sequence[MessageType]) -> Iterator[CheckMessage]:
     for declared in events:
         if declared.cls.__name__ in left:
             yield warning(
-                "W008",
+                "W009",
                 f"Nobody publishes the event {_where(declared)}: it is handled, and no source of this "
                 "project makes one.",
                 f"Publish it, or remove it and its handlers. {_external(declared)}",

@@ -79,7 +79,7 @@ def run_commands() -> int:
     for command in _dispatched("command"):
         try:
             with _committing():
-                ran += execution.run(str(command.command_id)) != execution.UNKNOWN
+                ran += execution.run(str(command.command_id)) != execution.UNKNOWN_HERE
         except Exception:
             # What a command raises that is given up is for Celery to see; the row tells as well.
             command.refresh_from_db(using=get_settings().database, fields=["status"])

@@ -508,6 +508,7 @@ def test_a_worker_whose_project_has_warnings_starts_and_tells_them(
     assert "Remove TICK_SECONDS" in caplog.text
 
 
+@pytest.mark.usefixtures("commands_with_handlers")
 def test_a_worker_says_nothing_of_what_is_silenced_or_where_checks_are_skipped(
     settings: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

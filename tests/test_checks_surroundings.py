@@ -37,6 +37,12 @@ from tests.test_checks import text_of
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _configured() -> None:
+    """Celery reads its settings when it is first asked for one, and would forget what a test sets before."""
+    assert current_app.conf.broker_url
+
+
 def environment() -> dict[str, str]:
     return {
         str(message.id).removeprefix("pm_celery."): text_of(message)

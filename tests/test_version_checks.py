@@ -192,8 +192,6 @@ def test_w049_is_silent_about_a_field_that_an_older_version_may_have_had(setting
 
     settings.PM_CELERY = {"REDACT": ["versioned.Paid.card", "crad"]}
 
-    warned = [
-        str(message.msg) for message in check_settings() if message.id == "pm_celery.W049"
-    ]
+    warned = [str(message.msg) for message in check_settings() if message.id == "pm_celery.W049"]
     assert len(warned) == 1
     assert "'crad'" in warned[0]

@@ -60,7 +60,7 @@ def _messages(most: int, after: datetime | None) -> Iterator[Upcoming]:
 
 
 def _kind(row: InboxMessage) -> str:
-    return "timeout" if row.kind == "timeout" else f"{row.get_kind_display()} {row.name}"
+    return "timeout" if row.kind == "timeout" else f"{row.kind.replace('_', ' ')} {row.name}"
 
 
 def _timers(most: int, after: datetime | None) -> Iterator[Upcoming]:
@@ -83,11 +83,12 @@ def _commands(most: int, after: datetime | None) -> Iterator[Upcoming]:
         rows = rows.filter(due_at__gt=after)
     for row in rows.order_by("due_at", "id")[:most]:
         whose = f"of {row.process} {row.key}".rstrip()
+        kind = "Celery signature" if row.kind == "signature" else row.kind
         if row.status == "pending":
             again = f", run {row.attempts + 1}" if row.attempts else ""
         else:
             again = ", dispatched, which did not run"
-        yield Upcoming(row.due_at, f"the {row.get_kind_display()} {row.name} {whose}{again}")
+        yield Upcoming(row.due_at, f"the {kind} {row.name} {whose}{again}")
 
 
 def handled_since(moment: datetime) -> list[str]:

@@ -30,8 +30,10 @@ from pm_celery.tallies import COMMAND, UNKNOWN, Tallies, write
 from pm_celery.transience import is_transient, repeated
 from pm_celery.wording import reason_of
 
-__all__ = ["is_command_id", "run", "run_each"]
+__all__ = ["UNKNOWN_HERE", "is_command_id", "run", "run_each"]
 
+# What became of a command that another worker may know: it waits.
+UNKNOWN_HERE = "unknown to this release"
 _NOT_OURS = "settled or running elsewhere"
 # One message of ours holds no more commands.
 _MOST_AT_ONCE = 10_000
@@ -256,7 +258,7 @@ def _handle(command: OutboxCommand, counted: bool) -> str:
                 # An older release: another worker may know it.
                 command.due_at = clock.now() + get_settings().unknown_message_wait
                 command.attempts -= counted
-                return "unknown to this release"
+                return UNKNOWN_HERE
             if handler is None:
                 raise NoCommandHandler(
                     f"No handler is registered for {command.name}: write @command_handler("

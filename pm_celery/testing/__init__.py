@@ -10,6 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pm_celery.testing.database import ProcessManagers as ProcessManagers
+    from pm_celery.testing.database import ProcessManagersMixin as ProcessManagersMixin
+    from pm_celery.testing.driving import NotSettled as NotSettled
     from pm_celery.testing.exploration.exploring import explore as explore
     from pm_celery.testing.exploration.reporting import Broken as Broken
     from pm_celery.testing.exploration.reporting import Report as Report
@@ -17,9 +20,21 @@ if TYPE_CHECKING:
     from pm_celery.testing.scenario import Scenario as Scenario
     from pm_celery.testing.scenario import given as given
 
-__all__ = ["Broken", "Injected", "Report", "Scenario", "explore", "given"]
+__all__ = [
+    "Broken",
+    "Injected",
+    "NotSettled",
+    "ProcessManagers",
+    "ProcessManagersMixin",
+    "Report",
+    "Scenario",
+    "explore",
+    "given",
+]
 
 _HOMES = {
+    "database": ("ProcessManagers", "ProcessManagersMixin"),
+    "driving": ("NotSettled",),
     "exploration.exploring": ("explore",),
     "exploration.reporting": ("Broken", "Report"),
     "memory.planned": ("Injected",),

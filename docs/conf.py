@@ -25,7 +25,6 @@ author = "The pm_celery authors"
 version = release = metadata.version("pm-celery")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
-exclude_patterns = ["_build"]
 
 # Anchors as GitHub makes them, so that one link works in both places.
 myst_heading_anchors = 4

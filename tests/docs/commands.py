@@ -37,9 +37,11 @@ OTHERS = {
     "journalctl",
     "kill",
     "mkdir",
+    "rm",
     "sleep",
     "source",
     "systemctl",
+    "touch",
 }
 # Command lines begin with one of these; a block of plain text may not hold one.
 OURS = ("python ", "manage.py ", "celery ", "make ", "pip ", "django-admin ")
@@ -68,7 +70,7 @@ def check(line: str) -> None:
         if not words:
             continue
         program, *rest = words
-        name = program.removeprefix(".venv/bin/")
+        name = program.rpartition("/")[2] if "/bin/" in program else program
         if name in ("python", "python3"):
             _check_python(rest)
         elif name in ("django-admin", "manage.py", "./manage.py"):

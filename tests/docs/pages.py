@@ -9,6 +9,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
+# tests/docs/test_tutorial.py takes its steps in a project of its own.
+TUTORIAL = DOCS / "learn/tutorial.md"
 PAGES = sorted([ROOT / "README.md", *DOCS.rglob("*.md")])
 
 _FENCE = re.compile(r"^ *(`{3,}|~{3,}).*?^ *\1`* *$", re.MULTILINE | re.DOTALL)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import configparser
 import json
 import re
+import shlex
 import sys
 import tomllib
 from collections import defaultdict
@@ -149,10 +150,25 @@ def dockerfile(example: Example) -> None:
     for line in joined.splitlines():
         if line and not line.startswith("#"):
             assert _DOCKERFILE.match(line), f"no instruction of a Dockerfile: {line}"
+        if line.startswith("CMD ["):
+            commands.check(shlex.join(json.loads(line.removeprefix("CMD "))))
 
 
 def ini(example: Example) -> None:
-    configparser.ConfigParser(strict=False, interpolation=None).read_string(example.parsed)
+    parser = configparser.ConfigParser(strict=False, interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment, method-assign]
+    parser.read_string(example.parsed)
+    for section in parser.values():
+        if "ExecStart" in section:  # a unit of systemd's
+            commands.check(section["ExecStart"])
+
+
+def parsed_yaml(example: Example) -> None:
+    document = yaml.safe_load(example.parsed)
+    services = document.get("services", {}) if isinstance(document, dict) else {}
+    for service in services.values():  # a compose file
+        if "command" in service:
+            commands.check(shlex.join(service["command"]))
 
 
 LANGUAGES: dict[str, Callable[[Example], None]] = {
@@ -164,7 +180,7 @@ LANGUAGES: dict[str, Callable[[Example], None]] = {
     "mermaid": text,
     "text": text,
     "toml": lambda example: tomllib.loads(example.parsed),
-    "yaml": lambda example: yaml.safe_load(example.parsed),
+    "yaml": parsed_yaml,
 }
 
 

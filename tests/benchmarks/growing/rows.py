@@ -52,7 +52,9 @@ def run(stage: Stage, sizes: Sizes) -> Iterator[Figure]:
         yield Figure("rows", f"{model.__name__}, its row", table / rows, "B")
         yield Figure("rows", f"{model.__name__}, its indexes", indexes / rows, "B")
         if column := _TEXTS.get(model):
-            yield Figure("rows", f"{model.__name__}, of that its {column}", _text(model, column), "B")
+            yield Figure(
+                "rows", f"{model.__name__}, of that its {column}", _text(model, column), "B"
+            )
         if model is not Timer:
             total += table + indexes
     yield Figure("rows", "an order, all rows", total / orders, "B")

@@ -19,10 +19,14 @@ import pytest
 from django.apps import apps
 from django.db import models
 
-from pm_celery import publish, signals, tallies, ticks
+from pm_celery import definitions, publish, signals, tallies, ticks
 from pm_celery.conf import Limits
 from pm_celery.management.commands.pm import Command
 from pm_celery.metrics import PmCeleryCollector
+from pm_celery.models.dead_letters import LetterStatus
+from pm_celery.models.inbox import InboxStatus
+from pm_celery.models.instances import InstanceStatus
+from pm_celery.models.outbox import CommandStatus
 from pm_celery.operations.health import Health
 from tests.docs.pages import PAGES, ROOT, inline_code, name_of
 from tests.docs.reference_pages import codes, rows_of, section
@@ -80,6 +84,29 @@ def test_every_model_is_told_and_none_besides() -> None:
     headings = re.findall(r"^### `(\w+)`$", page, re.MULTILINE)
 
     assert sorted(headings) == sorted(model.__name__ for model in MODELS)
+
+
+# -- statuses ---------------------------------------------------------------------------------------
+
+STATUSES = {
+    "Process instance": InstanceStatus,
+    "Inbox message": InboxStatus,
+    "Command": CommandStatus,
+    "Dead letter": LetterStatus,
+}
+
+
+@pytest.mark.parametrize("heading", STATUSES)
+def test_every_status_is_drawn_and_every_arrow_has_a_letter_with_its_sentence(heading: str) -> None:
+    text = section("statuses.md", heading)
+    picture = text.split("```")[1]
+
+    drawn = set(re.findall(r"(?<![─\w])[a-z_]{2,}", picture.removeprefix("text")))
+    letters = re.findall(r"─(\w)─►", picture)
+
+    assert drawn - {"nothing", "for", "good"} == set(STATUSES[heading].values)
+    assert picture.count("►") == len(letters)
+    assert sorted(letters) == re.findall(r"^- \*\*(\w)\*\* [A-Z]", text, re.MULTILINE)
 
 
 # -- metrics and health -----------------------------------------------------------------------------
@@ -144,6 +171,15 @@ def test_every_limit_of_the_health_is_told() -> None:
     documented = [codes(row[0])[0].lower() for row in rows]
 
     assert documented == [field.name for field in dataclasses.fields(Limits)]
+
+
+# -- the options of Meta ----------------------------------------------------------------------------
+
+
+def test_every_option_of_meta_is_told() -> None:
+    rows = rows_of(section("api.md", "Meta", level=3), "option")
+
+    assert {codes(row[0])[0] for row in rows} == set(definitions._META_OPTIONS)
 
 
 # -- signals ----------------------------------------------------------------------------------------

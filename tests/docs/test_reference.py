@@ -248,6 +248,25 @@ def options(parser: Any) -> Iterator[str]:
             yield str(action.metavar or action.dest).upper()
 
 
+# -- modules ----------------------------------------------------------------------------------------
+
+
+def test_the_road_names_every_module_and_none_besides() -> None:
+    package = ROOT / "pm_celery"
+    modules = {
+        path.stem
+        for path in package.iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    code = inline_code(ROOT / "docs/understand/road.md")
+
+    named = {re.sub(r"(\.py|/)$", "", name) for name in code if re.fullmatch(r"\w+(\.py|/)?", name)}
+    files = {name for name in code if re.fullmatch(r"[\w/]+(\.py|/)", name)}
+
+    assert modules - {"__init__"} - named == set()
+    assert {file for file in files if not (package / file).exists()} == set()
+
+
 # -- tests that pages name --------------------------------------------------------------------------
 
 _NAMED = re.compile(r"(tests/[\w/]+\.py)::(\w+)")

@@ -145,5 +145,7 @@ def test_what_json_cannot_write_again_is_exported_as_its_text(text: str) -> None
 
     (found,) = export.exported()
 
-    assert json.loads(export.as_line(found), parse_constant=pytest.fail)["state"] == text
+    state = json.loads(export.as_line(found), parse_constant=pytest.fail)["state"]
+    # How deep a nesting json reads but does not write differs from Python to Python.
+    assert state == text or (text.startswith("[[") and json.dumps(state) == text)
     call_command("pm", "show", str(found["id"]), stdout=io.StringIO())

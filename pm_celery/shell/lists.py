@@ -162,12 +162,13 @@ def _found(
     limit = max(1, options["limit"])
     since = when(options["since"]) if options["since"] else None
     rows = listing.model._default_manager.using(get_settings().database)
-    related = ("instance",) if listing.model is Timer else ()
+    if listing.model is Timer:
+        rows = rows.select_related("instance")
     by_index = _by_index(listing, rows, wanted)
     # Whether it is true would be asked of all its rows.
     if by_index is not None:
         most = 10 * limit + 1000
-        read = list(by_index.select_related(*related)[:most])
+        read = list(by_index[:most])
         found = [
             row
             for row in read
@@ -184,7 +185,7 @@ def _found(
         looked_at += RANGE
         if len(ids) > limit:
             break
-    shown = rows.select_related(*related).in_bulk(ids[:limit])
+    shown = rows.in_bulk(ids[:limit])
     is_cut = len(ids) > limit or looked_at >= _MOST_LOOKED_AT
     return [shown[id_] for id_ in ids[:limit] if id_ in shown], is_cut
 

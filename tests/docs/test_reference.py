@@ -279,6 +279,13 @@ def test_every_test_that_a_page_names_with_its_file_exists(page: Path) -> None:
     assert [f"{path}::{name}" for path, name in named if not is_test(path, name)] == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_a_link_to_a_test_leads_to_its_file(page: Path) -> None:
+    links = re.findall(r"\[`(tests/[\w/]+\.py)::\w+`\]\((?:\.\./)+([^)]+)\)", page.read_text())
+
+    assert [path for path, target in links if path != target] == []
+
+
 def is_test(path: str, name: str) -> bool:
     file = ROOT / path
     return (

@@ -71,7 +71,7 @@ migrations-check: venv ## Check that every model has its migration
 	cd example_project && ../$(BIN)/python manage.py makemigrations --check --dry-run
 
 docs: venv ## Build the documentation into build/docs; a warning is an error
-	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --jobs auto docs build/docs
+	$(BIN)/python -m sphinx --fresh-env --write-all --fail-on-warning --keep-going --quiet --jobs auto docs build/docs
 
 demo: venv ## Take 200 orders through every outcome, with a real worker and a real Beat
 	@cd example_project && ../$(BIN)/python demo.py

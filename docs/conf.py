@@ -49,6 +49,8 @@ nitpick_ignore_regex = [
 ]
 
 html_theme = "furo"
+# Furo's own underlines every name of a class and a module.
+pygments_dark_style = "github-dark"
 html_title = "pm_celery"
 html_copy_source = False
 html_show_sphinx = False

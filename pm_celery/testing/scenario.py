@@ -246,6 +246,11 @@ class Scenario(Generic[P]):
         return views.transitions_of(self.memory)
 
     @property
+    def handled(self) -> list[Any]:
+        """The events that it handled, in order; of timers and the like their names."""
+        return [step.message for step in self.transitions if step.message]
+
+    @property
     def skipped(self) -> list[Noted]:
         """What was skipped, each with the reason."""
         return views.noted(self.memory, ("skipped",))

@@ -40,6 +40,14 @@ def test_the_shop_passes_its_own_tests(tmp_path: Path) -> None:
     assert "OK" in done.stderr
 
 
+def test_mistakes_in_the_shops_processes_are_found_by_exploring_them(tmp_path: Path) -> None:
+    """Conformance 48: tests/example_project/faulty.py."""
+    done = manage(tmp_path, "test", "tests.example_project.faulty")
+
+    assert done.returncode == 0, done.stderr
+    assert "Ran 4 tests" in done.stderr
+
+
 def test_the_example_passes_the_system_checks(tmp_path: Path) -> None:
     done = manage(tmp_path, "check", "--fail-level", "WARNING")
 

@@ -50,7 +50,8 @@ class Checks:
             try:
                 holds, words = invariant(scenario) is not False, ""
             except AssertionError as error:
-                holds, words = False, f": {error}".rstrip(": ")
+                # The first line: pytest adds what it knows of the values.
+                holds, words = False, f": {error}".splitlines()[0].rstrip(": ")
             if not holds:
                 return _broken(number, invariant, words)
         return None

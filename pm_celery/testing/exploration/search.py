@@ -44,7 +44,10 @@ class Core:
 class Node:
     """A core with what may go wrong still, and the shortest way to it.
 
-    surely_from: from where a step leads here that is sure to come.
+    is_known: whether all was seen that is sure to follow; not what lies behind a bound, or behind what must
+        not be.
+    goes_on: whether a step from here is sure to come.
+    surely_from: from where such a step leads here.
     """
 
     core: Core
@@ -52,7 +55,8 @@ class Node:
     parent: Node | None
     step: Step | None
     depth: int
-    is_expanded: bool = False
+    is_known: bool = False
+    goes_on: bool = False
     surely_from: list[Node] = field(default_factory=list)
 
     def steps(self) -> list[Step]:
@@ -88,9 +92,9 @@ class Search:
                 return
             node = waiting.popleft()
             core, seen = node.core, len(self.nodes)
+            node.is_known = True
             for step in possible(self._model, core.memory, core.happened, node.faults):
                 self._take(node, step)
-            node.is_expanded = True
             waiting.extend(self.nodes[seen:])
 
     def _take(self, node: Node, step: Step) -> None:
@@ -100,6 +104,8 @@ class Search:
         if reached is None:
             reached = core.taken[step.what] = self._do(core, step)
         if isinstance(reached, Found):
+            if step.is_sure:
+                node.is_known = False
             if reached.key not in self._found:
                 reached.steps = [*node.steps(), step]
                 self._found[reached.key] = reached
@@ -107,6 +113,7 @@ class Search:
             # After the end, what comes late is skipped, and was seen to be: nothing new lies behind it.
             found = self._reach(reached, step.faults or node.faults, node, step)
             if step.is_sure:
+                node.goes_on = True
                 found.surely_from.append(node)
 
     def _do(self, core: Core, step: Step) -> Core | Found:
@@ -149,12 +156,14 @@ class Search:
         return sorted(found, key=lambda one: len(one.steps))
 
     def _first_that_never_ends(self) -> Node | None:
-        # Of what lies behind the bound nothing is known, so nothing is said.
-        ending = [node for node in self.nodes if node.core.is_settled or not node.is_expanded]
+        ending = [node for node in self.nodes if node.core.is_settled or not node.is_known]
         ends = set(ending)
         while ending:
             for before in ending.pop().surely_from:
                 if before not in ends:
                     ends.add(before)
                     ending.append(before)
-        return next((node for node in self.nodes if node not in ends), None)
+        stuck = [node for node in self.nodes if node not in ends]
+        # One where nothing more is to come tells more than one where it can be foreseen.
+        over = [node for node in stuck if not node.goes_on]
+        return next(iter(over or stuck), None)

@@ -13,10 +13,12 @@ from pm_celery.testing.memory.instance import Memory
 from pm_celery.testing.memory.views import command_of
 from pm_celery.testing.scenario import Scenario
 
-__all__ = ["Step", "possible"]
+__all__ = ["MOST_PARKED", "Step", "possible"]
 
 _A_SECOND = timedelta(seconds=1)
 _NONE = Faults(0, 0, 0)
+#: How many messages come while an instance has failed, before an operator retries it.
+MOST_PARKED = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,20 +43,25 @@ class Step:
 
 def possible(model: Model, memory: Memory, happened: int, faults: Faults) -> Iterator[Step]:
     """What may happen next: events, failures, and then time."""
-    has_ended = memory.instance is not None and memory.instance.ended_at is not None
+    instance = memory.instance
+    has_failed = instance is not None and instance.status == "failed"
+    if has_failed:
+        yield from _operator(memory)
+        # Each order of what is parked is a state of its own: of ten events there would be millions.
+        if sum(found.row.status == "parked" for found in memory.inbox.values()) >= MOST_PARKED:
+            return
     for occurrence in model.occurrences:
         if occurrence.may_happen(memory, happened):
             yield _event(occurrence.event, occurrence.bit, not occurrence.may_be_missing)
-            yield from _failing_handler(memory, occurrence.event, occurrence.bit, faults)
+            if faults.handler_failures and not has_failed:
+                yield from _failing_handler(memory, occurrence.event, occurrence.bit, faults)
         elif happened & occurrence.bit and faults.duplicates:
             less = replace(faults, duplicates=faults.duplicates - 1)
             yield _event(occurrence.event, occurrence.bit, False, less)
-    if has_ended:
+    if instance is not None and instance.ended_at is not None:
         return
     if faults.command_failures:
         yield from _failing_commands(model, memory, happened, faults)
-    if memory.instance is not None and memory.instance.status == "failed":
-        yield from _operator(memory)
     due = memory.next_due()
     if due is not None:
         left = due - memory.now
@@ -62,7 +69,8 @@ def possible(model: Model, memory: Memory, happened: int, faults: Faults) -> Ite
         if left > _A_SECOND and (faults != _NONE or model.may_go_on(happened)):
             yield _time(left - _A_SECOND)
         yield _time(left)
-        yield from _failing_timers(memory, left, faults)
+        if faults.handler_failures and not has_failed:
+            yield from _failing_timers(memory, left, faults)
 
 
 def _event(event: object, bit: int, is_sure: bool, faults: Faults | None = None) -> Step:
@@ -110,7 +118,7 @@ def _failing_command(known: tuple[str, str], command: object, faults: Faults) ->
 
 def _failing_handler(memory: Memory, event: object, bit: int, faults: Faults) -> Iterator[Step]:
     method = memory.definition.event_handlers[message_type(event, "event")].method
-    if method and faults.handler_failures:
+    if method:
         less = replace(faults, handler_failures=faults.handler_failures - 1)
         yield Step(
             ("handler fails", bit),
@@ -122,8 +130,6 @@ def _failing_handler(memory: Memory, event: object, bit: int, faults: Faults) ->
 
 
 def _failing_timers(memory: Memory, left: timedelta, faults: Faults) -> Iterator[Step]:
-    if not faults.handler_failures:
-        return
     definition, due = memory.definition, memory.now + left
     less = replace(faults, handler_failures=faults.handler_failures - 1)
     methods = [

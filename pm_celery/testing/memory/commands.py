@@ -127,12 +127,14 @@ def _note_failure(memory: Memory, sent: SentCommand, error: Exception) -> None:
 def die(memory: Memory, sent: SentCommand, error: Exception) -> None:
     """A command is given up: a dead letter, and a notice to the instance that sent it."""
     row = sent.row
+    handler = registry.command_handlers.get(row.name) if row.kind == "command" else None
     letter = open_letter(
         memory,
-        "signature" if row.kind == "signature" else "command",
+        "command" if row.kind == "command" else "signature",
         row,
         error,
         attempts=sent.attempts,
+        handler=handler.function.__name__ if handler else "",
     )
     dead = replace(row, status="dead", reason=summary(letter.exception, letter.error))
     memory.write_command(replace(sent, row=dead))

@@ -51,7 +51,8 @@ def _run(memory: Memory, rows: list[InboxRow]) -> None:
         # Its run is counted before it begins.
         rows[0] = replace(rows[0], attempts=rows[0].attempts + 1)
     row = rows[0]
-    instance = memory.placeholder() if memory.instance is None else replace(memory.instance)
+    # It is changed only by what is decided: there is nothing to roll back.
+    instance = memory.instance or memory.placeholder()
     standing = {timer.name: timer.message_id for timer in memory.timers.values()}
     case = Case(memory.definition, instance, rows, timers=standing)
     method = _method_of(memory, row)

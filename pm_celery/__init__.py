@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pm_celery.publishing import publish_many as publish_many
     from pm_celery.redaction import Sensitive as Sensitive
     from pm_celery.retries import Retry as Retry
+    from pm_celery.versions import upcast as upcast
 
 __all__ = [
     "Envelope",
@@ -51,6 +52,7 @@ __all__ = [
     "policy",
     "publish",
     "publish_many",
+    "upcast",
 ]
 
 _HOMES = {
@@ -70,6 +72,7 @@ _HOMES = {
     "publishing": ("Envelope", "apublish", "publish", "publish_many"),
     "redaction": ("Sensitive",),
     "retries": ("Retry",),
+    "versions": ("upcast",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

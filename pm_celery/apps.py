@@ -40,6 +40,7 @@ class PmCeleryConfig(AppConfig):
             listener,
             log,
             tasks,
+            version_checks,
         )
         from pm_celery.exceptions import SettingsError
 

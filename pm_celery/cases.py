@@ -66,6 +66,8 @@ class Case:
     marks: dict[int, InboxMark] = field(default_factory=dict)
     unmatched: list[tuple[InboxRow, UnmatchedEvent]] = field(default_factory=list)
     unknown: list[InboxRow] = field(default_factory=list)
+    #: What it is that this release does not know.
+    unknown_because: str = ""
     spent_timers: list[str] = field(default_factory=list)
     #: As the instance's state reads, where the message before has left it.
     process: ProcessManager | None = None
@@ -75,11 +77,18 @@ class Case:
     status_before: str = ""
     ended_here: bool = False
 
-    def hold(self, row: InboxRow, until: datetime, *, unknown: bool = False) -> None:
-        """Nothing of this case is handled before a moment, for its first message must wait."""
+    def hold(self, row: InboxRow, until: datetime, *, unknown: str = "") -> None:
+        """Nothing of this case is handled before a moment, for its first message must wait.
+
+        unknown: what of it this release does not know.
+        """
         self.held_until = until
         if unknown:
-            self.unknown.append(row)
+            self.note_unknown(row, unknown)
+
+    def note_unknown(self, row: InboxRow, because: str) -> None:
+        self.unknown.append(row)
+        self.unknown_because = because
 
     def mark(
         self,
@@ -110,7 +119,8 @@ def decide_case(case: Case, now: datetime, out_of_time: Callable[[], bool] = boo
         return
     unknown_until = now + get_settings().unknown_message_wait
     if case.listener is None or case.instance is None:
-        case.hold(case.rows[0], unknown_until, unknown=True)
+        unknown = f"this release declares no {case.rows[0].process}"
+        case.hold(case.rows[0], unknown_until, unknown=unknown)
         return
     for row in case.rows:
         if case.marks and out_of_time():
@@ -121,8 +131,8 @@ def decide_case(case: Case, now: datetime, out_of_time: Callable[[], bool] = boo
             return
         try:
             started = _step(case, case.listener, case.instance, row, now)
-        except UnknownMessage:
-            case.hold(row, unknown_until, unknown=True)
+        except UnknownMessage as error:
+            case.hold(row, unknown_until, unknown=str(error))
             return
         if started and case.listener.lets_events_wait:
             # What waited for a start is next, before the rows that we hold here; in a transaction
@@ -152,6 +162,8 @@ def _step(
     if row.kind == "failure" and instance.status != "failed":
         case.mark(row, "skipped", now, "the instance was resumed before")
         return False
+    # Here and not when it is loaded: what comes before needs no state.
+    definition.knows(instance.state_version)
     handler = handler_of(definition, row)
     if row.kind == "timer" and case.timers.get(row.name) != row.message_id:
         case.mark(row, "skipped", now, "the timer was moved or cancelled")
@@ -236,6 +248,7 @@ def _apply(
             instance.timeout_at = now + definition.timeout
     instance.number = step.number
     instance.state = decision.state
+    instance.state_version = definition.state_version
     case.process = decision.process
     instance.status = decision.status
     for name in decision.timers:
@@ -258,10 +271,10 @@ def _react(case: Case, policy: PolicyDefinition, row: InboxRow, now: datetime) -
     with tracing.handling(row) as traced:
         try:
             decision = react(policy, row, now)
-        except UnknownMessage:
+        except UnknownMessage as error:
             until = now + get_settings().unknown_message_wait
             case.mark(row, "pending", now, "unknown to this release", until)
-            case.unknown.append(row)
+            case.note_unknown(row, str(error))
             return
         except Exception as error:
             traced.fail(error)

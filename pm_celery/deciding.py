@@ -24,12 +24,24 @@ from pm_celery.messages import MessageType
 from pm_celery.policies import PolicyDefinition, Reaction
 from pm_celery.process import ProcessManager
 from pm_celery.retries import Retry
-from pm_celery.rows import InboxRow, InstanceRow
+from pm_celery.rows import InboxRow, InstanceRow, NewMessage
 
-__all__ = ["decide", "handler_of", "react", "retry_of", "timer_adapter"]
+__all__ = ["decide", "given", "handler_of", "react", "retry_of", "timer_adapter"]
 
 
-def handler_of(definition: ProcessDefinition, row: InboxRow) -> EventHandler | str:
+def given(
+    listener: ProcessDefinition | PolicyDefinition, row: InboxRow | NewMessage
+) -> tuple[Any, ...]:
+    """What the handler of a row would be called with. Raises ``UnknownMessage``, ``UndecodablePayload``, or
+    whatever a validator raises."""
+    if isinstance(listener, PolicyDefinition):
+        return (_event_of(listener, row),)
+    handler = handler_of(listener, row)
+    method = handler.method if isinstance(handler, EventHandler) else handler
+    return _arguments(listener, row, handler, method)
+
+
+def handler_of(definition: ProcessDefinition, row: InboxRow | NewMessage) -> EventHandler | str:
     """The handler of a row: an event's, or the name of a method ("" for none).
 
     Raises ``UnknownMessage`` where this release has none but another one may.
@@ -49,6 +61,8 @@ def handler_of(definition: ProcessDefinition, row: InboxRow) -> EventHandler | s
         return definition.timeout_handler or ""
     if row.kind == "command_failed":
         command = registry.messages.get(row.name)
+        if command is not None and row.version > command.version:
+            raise UnknownMessage(f"{definition.name} does not know {row.name} v{row.version}")
         found = definition.command_failed_handlers.get(command) if command else None
         return found or definition.failure_handler or ""
     return definition.failure_handler or ""
@@ -88,7 +102,10 @@ def decide(
             return Decision(method, skipped="a command of the failure handler itself")
     _guard_depth(row)
     if process is None:
-        process = definition.initial() if instance.number == 0 else definition.load(instance.state)
+        if instance.number == 0:
+            process = definition.initial()
+        else:
+            process = definition.load(instance.state, instance.state_version)
     arguments = _arguments(definition, row, handler, method)
     turn = Turn(instance.key, now, message_of(row))
     process._turn = turn  # type: ignore[misc]
@@ -117,16 +134,20 @@ def decide(
 
 def react(policy: PolicyDefinition, row: InboxRow, now: datetime) -> Decision:
     """What a policy decides on one event. Raises ``UnknownMessage``, or what it raises."""
-    declared = registry.messages.get(row.name)
-    if declared is None or row.version > declared.version or declared is not policy.event:
-        raise UnknownMessage(f"{policy.name} does not know {row.name} v{row.version}")
+    event = _event_of(policy, row)
     _guard_depth(row)
     turn = Turn("", now, message_of(row))
-    event = declared.decode(row.payload)
     with caused_by(turn.message):
         skipped = _reason(policy.function(event, Reaction(turn)), policy.where)
     commands = () if skipped is not None else tuple(turn.commands)
     return Decision(policy.function.__name__, skipped=skipped, commands=commands)
+
+
+def _event_of(policy: PolicyDefinition, row: InboxRow | NewMessage) -> Any:
+    declared = registry.messages.get(row.name)
+    if declared is None or row.version > declared.version or declared is not policy.event:
+        raise UnknownMessage(f"{policy.name} does not know {row.name} v{row.version}")
+    return declared.decode(row.payload, row.version)
 
 
 def _reason(returned: object, where: str) -> str | None:
@@ -164,10 +185,13 @@ def message_of(row: InboxRow) -> Message:
 
 
 def _arguments(
-    definition: ProcessDefinition, row: InboxRow, handler: EventHandler | str, method: str
+    definition: ProcessDefinition,
+    row: InboxRow | NewMessage,
+    handler: EventHandler | str,
+    method: str,
 ) -> tuple[Any, ...]:
     if isinstance(handler, EventHandler):
-        return (handler.event.decode(row.payload),)
+        return (handler.event.decode(row.payload, row.version),)
     if row.kind == "timer":
         adapter = timer_adapter(getattr(definition.cls, method))
         if adapter is None:
@@ -177,7 +201,7 @@ def _arguments(
         except ValidationError as error:
             raise UndecodablePayload(f"The payload of the timer {row.name!r}: {error}") from error
     if row.kind in ("command_failed", "failure"):
-        return (_failure(json.loads(row.payload)),)
+        return (_failure(json.loads(row.payload), row.version),)
     return ()
 
 
@@ -191,12 +215,13 @@ def timer_adapter(method: Any) -> TypeAdapter[Any] | None:
     return TypeAdapter(Any if annotation is inspect.Parameter.empty else annotation)
 
 
-def _failure(stored: Mapping[str, Any]) -> Failure:
+def _failure(stored: Mapping[str, Any], version: int) -> Failure:
+    """version: of the payload of what failed, which its notice bears."""
     declared: MessageType | None = registry.messages.get(stored["name"])
     message = None
     if declared is not None and stored["payload"] is not None:
         try:
-            message = declared.decode(stored["payload"])
+            message = declared.decode(stored["payload"], version)
         except UndecodablePayload:
             message = None
     return Failure(

@@ -14,16 +14,14 @@ from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter, ValidationError
-from pydantic_core import PydanticSerializationError
-
 from pm_celery import registry
 from pm_celery.durations import parse_duration
-from pm_celery.exceptions import InvalidMessage, Misuse, UndecodableState
+from pm_celery.exceptions import InvalidMessage
 from pm_celery.handlers import Correlate, EventHandler, Mark, Unmatched, Wait
-from pm_celery.messages import LONGEST_NAME, MessageType, message_type, unstorable
-from pm_celery.redaction import Fields, fields_of, told
+from pm_celery.messages import LONGEST_NAME, MessageType, message_type
 from pm_celery.retries import DEFAULT_RETRY, Retry
+from pm_celery.states import StateCodec
+from pm_celery.versions import LARGEST, is_version
 
 if TYPE_CHECKING:
     from pm_celery.process import ProcessManager
@@ -49,10 +47,11 @@ _META_OPTIONS = (
     "completed_by",
     "correlate",
     "unmatched",
+    "state_version",
 )
 
 
-class ProcessDefinition:
+class ProcessDefinition(StateCodec):
     """Everything that is known of a process manager's class once its body has been read."""
 
     kind = "process"
@@ -122,6 +121,7 @@ class ProcessDefinition:
                 self.timeout = parse_duration(options["timeout"])
             except ValueError as error:
                 self.problem("E008", f".Meta.timeout: {error}.", 'Write timeout = "7d".')
+        self._read_state_version(options.get("state_version", 1))
         self.retry: Retry = options.get("retry") or DEFAULT_RETRY
         if not isinstance(self.retry, Retry):
             self.problem("E008", ".Meta.retry is no Retry.", 'Write retry = Retry("exponential").')
@@ -132,6 +132,28 @@ class ProcessDefinition:
         )
         self.started_by = self._listed(options, "started_by")
         self.completed_by = self._listed(options, "completed_by")
+
+    def _read_state_version(self, version: Any) -> None:
+        self.state_version = version if is_version(version) else 1
+        if not is_version(version):
+            self.problem(
+                "E016",
+                f".Meta.state_version = {version!r:.80} is no version.",
+                f"Give a whole number from 1 to {LARGEST}.",
+            )
+        upgrade = inspect.getattr_static(self.cls, "upgrade_state")
+        is_usable = isinstance(upgrade, classmethod | staticmethod)
+        if is_usable:
+            try:
+                inspect.signature(self.cls.upgrade_state).bind({}, 1)
+            except TypeError:
+                is_usable = False
+        if not is_usable or inspect.iscoroutinefunction(upgrade.__func__):
+            self.problem(
+                "E016",
+                ".upgrade_state is no classmethod of a state and its version.",
+                "Write @classmethod def upgrade_state(cls, state, from_version): …",
+            )
 
     def _listed(self, options: Mapping[str, Any], name: str) -> list[MessageType]:
         listed = options.get(name, ())
@@ -360,51 +382,6 @@ class ProcessDefinition:
     @cached_property
     def lets_events_wait(self) -> bool:
         return any(isinstance(h.unmatched, Wait) for h in self.event_handlers.values())
-
-    @cached_property
-    def adapter(self) -> TypeAdapter[Any]:
-        adapter = TypeAdapter(self.cls)
-        self._fields = fields_of(adapter, self.where)
-        return adapter
-
-    @property
-    def fields(self) -> Fields:
-        """The state's fields at any depth, and which of them are sensitive."""
-        self.adapter  # noqa: B018 -- builds it, and reads its fields
-        return self._fields
-
-    def initial(self) -> ProcessManager:
-        return self.cls()
-
-    def load(self, state: str) -> ProcessManager:
-        """A process with the stored state. Raises ``UndecodableState``."""
-        try:
-            process: ProcessManager = self.adapter.validate_json(state)
-        except (ValidationError, ValueError) as error:
-            words, cause = told(self.name, error)
-            raise UndecodableState(
-                f"The stored state no longer validates as {self.where}: {words}"
-            ) from cause
-        return process
-
-    def dump(self, process: ProcessManager) -> tuple[str, ProcessManager]:
-        """The state's JSON text, and a process as it is read from it.
-
-        Raises ``Misuse`` where a field holds what its type forbids.
-        """
-        try:
-            text = self.adapter.dump_json(process, warnings="error").decode()
-        except (PydanticSerializationError, UnicodeError, RecursionError, ValueError) as error:
-            words, cause = told(self.name, error, process)
-            raise Misuse(f"{self.where}: the state cannot be stored: {words}") from cause
-        problem = unstorable(text)
-        if problem:
-            raise Misuse(f"{self.where}: the state {problem}")
-        try:
-            return text, self.load(text)
-        except UndecodableState as error:
-            words, cause = told(self.name, error, process)
-            raise Misuse(f"{self.where}: the state could not be read again: {words}") from cause
 
     def __repr__(self) -> str:
         return f"<process {self.name}>"

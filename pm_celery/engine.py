@@ -228,6 +228,7 @@ def _announce(cases: Sequence[Case], recorded: Recorded) -> None:
                 name=row.name,
                 version=row.version,
                 message_id=row.message_id,
+                why=case.unknown_because,
             )
     statuses = [mark.status for mark in recorded.marks]
     signals.batch_recorded.send_robust(

@@ -26,7 +26,7 @@ from pm_celery.models import OutboxCommand
 from pm_celery.retries import DEFAULT_RETRY, Retry
 from pm_celery.settling import die
 from pm_celery.statements import statements
-from pm_celery.tallies import COMMAND, Tallies
+from pm_celery.tallies import COMMAND, UNKNOWN, Tallies, write
 from pm_celery.transience import is_transient, repeated
 from pm_celery.wording import reason_of
 
@@ -174,7 +174,27 @@ def _run_taken(alias: str, command: OutboxCommand, *, counted: bool) -> str:
         _mark_done(alias, [command], runs=0 if counted else 1)
     else:
         command.save(using=alias, update_fields=["attempts", "due_at"])
+        _note_unknown(alias, command)
     return outcome
+
+
+def _note_unknown(alias: str, command: OutboxCommand) -> None:
+    """Count and announce a command that waits for a newer release, as messages that do."""
+    counted = Tallies()
+    counted.add(command.process, UNKNOWN, detail=command.name)
+    write(alias, counted, clock.now())
+
+    def announce() -> None:
+        signals.unknown_message.send_robust(
+            sender=OutboxCommand,
+            process=command.process,
+            name=command.name,
+            version=command.version,
+            message_id=str(command.command_id),
+            why=f"this release does not know the command {command.name} v{command.version}",
+        )
+
+    transaction.on_commit(announce, using=alias, robust=True)
 
 
 def _mark_done(alias: str, commands: Sequence[OutboxCommand], *, runs: int) -> None:
@@ -232,18 +252,18 @@ def _handle(command: OutboxCommand, counted: bool) -> str:
                 raise CommandExpired("Its time was over before it ran.")
             handler = registry.command_handlers.get(command.name)
             declared = registry.messages.get(command.name)
-            if handler is None or declared is None or declared.version < command.version:
-                if declared is None or declared.version < command.version:
-                    # An older release: another worker may know it.
-                    command.due_at = clock.now() + get_settings().unknown_message_wait
-                    command.attempts -= counted
-                    return "unknown to this release"
+            if declared is None or declared.version < command.version:
+                # An older release: another worker may know it.
+                command.due_at = clock.now() + get_settings().unknown_message_wait
+                command.attempts -= counted
+                return "unknown to this release"
+            if handler is None:
                 raise NoCommandHandler(
                     f"No handler is registered for {command.name}: write @command_handler("
                     f"{declared.cls.__name__}) in a module that AUTODISCOVER imports."
                 )
             with caused_by(message):
-                arguments = (declared.decode(command.payload),)
+                arguments = (declared.decode(command.payload, command.version),)
                 began = time.perf_counter()
                 handler.function(*arguments, *((message,) if handler.takes_message else ()))
                 command.duration = time.perf_counter() - began
@@ -393,3 +413,4 @@ def _run_one_of(alias: str, command: OutboxCommand, round_: _Round) -> None:
         round_.done.append(command)
     else:
         command.save(using=alias, update_fields=["due_at"])
+        _note_unknown(alias, command)

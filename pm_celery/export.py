@@ -121,7 +121,8 @@ def documents(instances: Sequence[Instance], *, raw: bool = False) -> Documents:
             "key": instance.key,
             "id": instance.pk,
             "status": instance.status,
-            "state": shown.state(instance.process, instance.state),
+            "state": shown.state(instance.process, instance),
+            "state_version": instance.state_version,
             "number": instance.number,
             "correlation_id": instance.correlation_id,
             "started_at": plain(instance.started_at),
@@ -147,11 +148,21 @@ class _Shown:
     def __init__(self, raw: bool) -> None:
         self._raw = raw
 
-    def state(self, process: str, text: str) -> Any:
-        return data_of(text if self._raw else state_shown(process, text))
+    def state(self, process: str, row: Instance | Transition) -> Any:
+        shown = row.state if self._raw else state_shown(process, row.state, row.state_version)
+        return data_of(shown)
 
-    def payload(self, name: str, process: str, text: str, kind: str = "") -> Any:
-        return data_of(text if self._raw else payload_shown(name, process, text, kind=kind))
+    def payload(self, row: InboxMessage | OutboxCommand) -> Any:
+        if self._raw:
+            return data_of(row.payload)
+        return data_of(
+            payload_shown(row.name, row.process, row.payload, kind=row.kind, version=row.version)
+        )
+
+    def timer(self, process: str, row: Timer) -> Any:
+        if self._raw:
+            return data_of(row.payload)
+        return data_of(payload_shown(row.name, process, row.payload, kind="timer"))
 
 
 def data_of(text: str) -> Any:
@@ -186,13 +197,13 @@ def _columns(row: Any, *names: str) -> dict[str, Any]:
 def _transition(
     instance: Instance, step: Transition, message: InboxMessage | None, shown: _Shown
 ) -> dict[str, Any]:
-    payload = None
-    if message is not None:
-        payload = shown.payload(message.name, message.process, message.payload, message.kind)
+    payload = None if message is None else shown.payload(message)
     return {
         **_columns(step, "number", "kind", "name", "message_id", "handler"),
         "payload": payload,
-        "state": shown.state(instance.process, step.state),
+        "payload_version": None if message is None else message.version,
+        "state": shown.state(instance.process, step),
+        "state_version": step.state_version,
         "status": step.status,
         "commands": data_of(step.commands),
         "timers": data_of(step.timers),
@@ -204,14 +215,14 @@ def _command(row: OutboxCommand, shown: _Shown) -> dict[str, Any]:
     return {
         "command_id": str(row.command_id),
         **_columns(row, "kind", "name", "version", "status", "reason"),
-        "payload": shown.payload(row.name, row.process, row.payload),
+        "payload": shown.payload(row),
         **_columns(row, "due_at", "dispatches", "attempts", "correlation_id", "causation_id"),
         **_columns(row, "duration", "issued_at", "settled_at"),
     }
 
 
 def _timer(instance: Instance, row: Timer, shown: _Shown) -> dict[str, Any]:
-    payload = shown.payload(row.name, instance.process, row.payload, "timer")
+    payload = shown.timer(instance.process, row)
     return {**_columns(row, "name", "due_at", "fired_at"), "payload": payload}
 
 

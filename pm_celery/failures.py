@@ -242,6 +242,7 @@ def _lock_instance(alias: str, row: InboxRow, listener: ProcessDefinition) -> In
                 partition=partition_of(row.process, row.key),
                 status="failed",
                 state=listener.dump(listener.initial())[0],
+                state_version=listener.state_version,
                 number=0,
                 correlation_id=row.correlation_id,
                 started_at=now,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pm_celery import redaction, wakeups
+from pm_celery import redaction, registry, wakeups
 from pm_celery.conf import get_settings
 from pm_celery.exceptions import EventIdConflict
 from pm_celery.letters import open_letter
@@ -41,28 +41,45 @@ def _note_conflicts(alias: str, rows: Sequence[NewMessage]) -> None:
     for start in range(0, len(rows), _IDS_AT_ONCE):
         chunk = rows[start : start + _IDS_AT_ONCE]
         stored = {
-            (message_id, process): (pk, name, payload)
-            for pk, message_id, process, name, payload in InboxMessage.objects.using(alias)
+            (found.message_id, found.process): found
+            for found in InboxMessage.objects.using(alias)
             .filter(message_id__in={row.message_id for row in chunk})
-            .values_list("pk", "message_id", "process", "name", "payload")
+            .only("message_id", "process", "name", "version", "payload")
         }
         for row in chunk:
             found = stored.get((row.message_id, row.process))
-            if found is None or found[1:] == (row.name, row.payload):
+            if found is None or _is_same(found, row):
                 continue
             known = DeadLetter.objects.using(alias).open()
             if known.filter(
                 place=Place.PUBLISH,
                 process=row.process,
                 message_ref=row.message_id,
-                payload=redaction.payload_shown(row.name, row.process, row.payload),
+                payload=redaction.payload_shown(
+                    row.name, row.process, row.payload, version=row.version
+                ),
             ).exists():
                 continue
             error = EventIdConflict(
                 f"The event id {row.message_id!r} was used before with another payload; the first "
                 "one stands. Publish with a new id if both are meant."
             )
-            open_letter(alias, row, error, place=Place.PUBLISH, attempts=0, message_pk=found[0])
+            open_letter(alias, row, error, place=Place.PUBLISH, attempts=0, message_pk=found.pk)
+
+
+def _is_same(stored: InboxMessage, row: NewMessage) -> bool:
+    """Whether both are one event, also where two releases have written it in versions of their own."""
+    if stored.name != row.name:
+        return False
+    if stored.version == row.version or (declared := registry.messages.get(row.name)) is None:
+        return stored.payload == row.payload
+    try:
+        first, second = (
+            declared.encode(declared.decode(one.payload, one.version))[0] for one in (stored, row)
+        )
+    except Exception:  # noqa: BLE001 -- an upcast is user code; nor is a newer version known here
+        return stored.payload == row.payload
+    return first == second
 
 
 def _note_correlate_error(alias: str, row: NewMessage, error: Exception) -> None:

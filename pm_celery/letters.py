@@ -58,7 +58,9 @@ def open_letter(
         name=row.name,
         message_ref=row.message_id,
         handler=handler,
-        payload=redaction.payload_shown(row.name, row.process, row.payload, kind=row.kind),
+        payload=redaction.payload_shown(
+            row.name, row.process, row.payload, kind=row.kind, version=row.version
+        ),
         attempts=attempts,
         **described(error, hide),
     )

@@ -39,7 +39,7 @@ _NEWS: list[tuple[Any, int, str]] = [
     (
         signals.unknown_message,
         logging.WARNING,
-        "%(process)s: %(name)s v%(version)s (%(message_id)s) is unknown to this release; it waits",
+        "%(process)s: %(name)s v%(version)s (%(message_id)s) is unknown to this release; it waits: %(why)s",
     ),
     (
         signals.worker_lost,

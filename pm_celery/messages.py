@@ -18,8 +18,15 @@ from pydantic_core import PydanticSerializationError
 
 from pm_celery import registry
 from pm_celery.conf import get_settings
-from pm_celery.exceptions import DeclarationError, InvalidMessage, UndecodablePayload
+from pm_celery.exceptions import (
+    DeclarationError,
+    InvalidMessage,
+    UndecodablePayload,
+    UnknownMessage,
+)
 from pm_celery.redaction import Fields, fields_of, told
+from pm_celery.versions import LARGEST, StepFailed, brought_up, is_version, steps_of
+from pm_celery.wording import name_of
 
 __all__ = ["MessageType", "command", "encoded", "event", "message_type"]
 
@@ -95,15 +102,41 @@ class MessageType:
             raise InvalidMessage(f"{self.name} {problem}")
         return text, validated
 
-    def decode(self, text: str) -> Any:
-        """The message as it was. Raises ``UndecodablePayload`` with pydantic's words."""
+    def decode(self, text: str, version: int | None = None) -> Any:
+        """The message as it was, brought to this version by its upcasts.
+
+        version: in which the text was written; None: in this one. Raises ``UndecodablePayload`` with the
+        words of pydantic or of what an upcast raised, and ``UnknownMessage`` for a newer version.
+        """
+        is_older = version is not None and version != self.version
         try:
-            return self._read(text)
-        except (ValidationError, ValueError) as error:
+            return self._read(self._brought_up(text, version or 0) if is_older else text)
+        except StepFailed as failed:
+            words, cause = told(self.name, failed.error, failed.data)
+            raise UndecodablePayload(
+                f"The stored payload of {self.name} is of version {version}, and {failed.where} raised "
+                f"{name_of(failed.error)}: {words}"
+            ) from cause
+        except (ValidationError, ValueError, RecursionError) as error:
             words, cause = told(self.name, error)
             raise UndecodablePayload(
                 f"The stored payload of {self.name} no longer validates: {words}"
+                + (self._remedy(version or 0) if is_older else "")
             ) from cause
+
+    def _brought_up(self, text: str, version: int) -> str:
+        if version > self.version:
+            raise UnknownMessage(
+                f"this release knows {self.name} up to version {self.version}, and not version {version}"
+            )
+        return brought_up(text, steps_of(self.name, version, self.version))
+
+    def _remedy(self, version: int) -> str:
+        missing = [at for at in range(version, self.version) if not steps_of(self.name, at, at + 1)]
+        told = f" It is of version {version}, and this release has version {self.version}"
+        if not missing:
+            return f"{told}: its upcasts make nothing valid of it."
+        return f"{told}: write @upcast({self.cls.__name__}, from_version={missing[0]})."
 
     def _read(self, text: str) -> Any:
         # Rows hold field names, other services may send aliases.
@@ -158,9 +191,9 @@ def _declare(cls: type[T], kind: Kind, name: str | None, version: int) -> type[T
         raise DeclarationError(
             f"@{kind}(name={name!r}) on {cls.__qualname__}: give 1 to {LONGEST_NAME} characters."
         )
-    if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= 32767:
+    if not is_version(version):
         raise DeclarationError(
-            f"@{kind}(version={version!r}) on {cls.__qualname__}: give a whole number from 1."
+            f"@{kind}(version={version!r}) on {cls.__qualname__}: give a whole number from 1 to {LARGEST}."
         )
     if not issubclass(cls, pydantic.BaseModel):
         if "__dataclass_fields__" not in cls.__dict__:
@@ -190,7 +223,8 @@ def event(
     name:
         the wire name, stable while the class may be renamed; default ``<app label>.<class name>``.
     version:
-        of the payload's shape; a worker leaves newer versions than its own to a newer release.
+        of the payload's shape; a worker leaves newer versions than its own to a newer release, and brings
+        older ones to its own by :func:`upcast`.
     """
     if cls is None:
         return lambda cls: _declare(cls, "event", name, version)

@@ -138,7 +138,7 @@ def failed(
         message_id=f"failure:{letter}",
         kind="failure",
         name=row.name,
-        version=1,
+        version=row.version,
         payload=json.dumps(payload),
         process=row.process,
         key=row.key,

@@ -37,6 +37,8 @@ class Changed(Protocol):
     @property
     def state(self) -> str: ...
     @property
+    def state_version(self) -> int: ...
+    @property
     def status(self) -> str: ...
     @property
     def correlation_id(self) -> str: ...
@@ -57,6 +59,7 @@ def transition_row(instance: InstanceRow, step: Step) -> TransitionRow:
         inbox_id=row.id,
         handler=decision.handler,
         state=decision.state,
+        state_version=instance.state_version,
         status=decision.status,
         commands=_as_json([[command.command_id, command.name] for command in decision.commands]),
         timers=_as_json(timers),
@@ -83,6 +86,7 @@ def status_row(
         inbox_id=cause.id if cause else None,
         handler="",
         state=instance.state,
+        state_version=instance.state_version,
         status=instance.status,
         commands="[]",
         timers="{}",

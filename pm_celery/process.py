@@ -75,6 +75,20 @@ class ProcessManager:
         if not definition.abstract:
             registry.listeners.add(definition)
 
+    # -- what a release may say of the one before -----------------------------------------------
+
+    @classmethod
+    def upgrade_state(cls, state: dict[str, Any], from_version: int) -> dict[str, Any]:
+        """Bring a stored state to the next version: override it where ``Meta.state_version`` is above 1.
+
+        Called when an instance is loaded whose state is older than ``Meta.state_version``, once for each
+        version from ``from_version`` on.
+
+        state: the state of version ``from_version`` as JSON has it (a dict of texts, numbers, lists, …); its
+        own, to change as it likes. Returns that of version ``from_version + 1``.
+        """
+        return state
+
     # -- what a handler may ask -----------------------------------------------------------------
 
     @property

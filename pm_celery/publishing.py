@@ -15,12 +15,13 @@ from django.db import DatabaseError, transaction
 from pm_celery import clock, inbox, redaction, registry, tracing
 from pm_celery.conf import get_settings
 from pm_celery.decisions import current_cause
-from pm_celery.exceptions import InvalidMessage
+from pm_celery.exceptions import InvalidMessage, UnknownMessage
 from pm_celery.keys import LONGEST_KEY, partition_of
 from pm_celery.listeners import route
 from pm_celery.messages import LONGEST_NAME, MessageType, encoded, unstorable
 from pm_celery.models import InboxMessage
 from pm_celery.rows import NewMessage
+from pm_celery.versions import LARGEST, is_version
 from pm_celery.wording import text_of
 
 __all__ = ["Envelope", "apublish", "publish", "publish_many", "publish_named", "route_stored"]
@@ -190,14 +191,19 @@ def publish_named(
     *,
     correlation_id: str | None = None,
     occurred_at: str | None = None,
+    version: int = 1,
 ) -> str:
     """Publish an event given by its wire name and JSON payload, as the task ``pm_celery.publish`` does.
 
-    Its sender is gone, so nothing is refused: a name that this release does not know waits in the
-    inbox, unrouted, and a payload that does not validate becomes a dead letter. Raises
-    ``InvalidMessage`` only for a name, id or payload that no row can hold.
+    version: in which its sender writes the event; an older one than this release's is upcast.
+
+    Its sender is gone, so nothing is refused: a name or a version that this release does not know waits in
+    the inbox, unrouted, and a payload that does not validate becomes a dead letter. Raises
+    ``InvalidMessage`` only for a name, id, version or payload that no row can hold.
     """
     event_id = _identifier("event_id", event_id)
+    if not is_version(version):
+        raise InvalidMessage(f"version={version!r:.80}: give a whole number from 1 to {LARGEST}.")
     name, text = _name(name), _json(name, event_id, payload)
     declared = registry.messages.get(name)
     now = clock.now()
@@ -210,18 +216,20 @@ def publish_named(
         if declared is not None:
             if declared.kind != "event":
                 raise InvalidMessage(f"{name} is declared as a {declared.kind}, not as an event.")
-            event = declared.decode(text)
+            event = declared.decode(text, version)
             return publish(event, event_id=event_id, correlation_id=conversation, occurred_at=when)
         error = None
     except DatabaseError:
         raise
+    except UnknownMessage:
+        error = None
     except Exception as found:  # noqa: BLE001 -- an event's validators are user code
         error = found
     unrouted = NewMessage(
         message_id=event_id,
         kind="event",
         name=name,
-        version=1,
+        version=version,
         payload=text,
         process="",
         key="",
@@ -262,11 +270,11 @@ def _json(name: str, event_id: str, payload: object) -> str:
 
 
 def route_stored(declared: MessageType, row: InboxMessage) -> int:
-    """Put an unrouted event into the inboxes of those who hear it now; to how many.
+    """Put an unrouted event into the inboxes of those who hear it now, in its present version; to how many.
 
     Raises what decoding raises; a correlate that fails gives a dead letter of its own.
     """
-    event = declared.decode(row.payload)
+    event = declared.decode(row.payload, row.version)
     payload, event = declared.encode(event)
     routes = route(declared, event, row.message_id)
     inbox.put(

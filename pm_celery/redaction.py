@@ -20,6 +20,7 @@ from pydantic_core import CoreSchema, core_schema
 from pm_celery import registry
 from pm_celery.conf import get_settings
 from pm_celery.exceptions import DeclarationError
+from pm_celery.versions import LARGEST
 from pm_celery.wording import Hide, nothing_hidden, printable, text_of
 
 __all__ = [
@@ -166,8 +167,11 @@ def split(pattern: str) -> tuple[str, str]:
     return owner or "*", field
 
 
-def _matcher(owner: str) -> Callable[[str], bool] | None:
-    """Whether a field of a message, process or timer is hidden; None where nothing is."""
+def _matcher(owner: str, version: int | None = None) -> Callable[[str], bool] | None:
+    """Whether a field of a message, process or timer is hidden; None where nothing is.
+
+    version: of the payload or state in question; None: any that there was.
+    """
     own = marked(owner)
     patterns = [
         field
@@ -176,7 +180,29 @@ def _matcher(owner: str) -> Callable[[str], bool] | None:
     ]
     if not own and not patterns:
         return None
-    return lambda name: name in own or any(fnmatchcase(name, pattern) for pattern in patterns)
+    known = _names_today(owner, version)
+    return lambda name: (
+        name in own
+        or (known is not None and name not in known)
+        or any(fnmatchcase(name, pattern) for pattern in patterns)
+    )
+
+
+def _names_today(owner: str, version: int | None) -> frozenset[str] | None:
+    """The fields of this release, for what may be of an older one; None for what is of this.
+
+    An older version may have had a sensitive field by another name, and nothing says which one: so of what
+    holds anything sensitive, an older version shows no field that this release does not know.
+    """
+    names: frozenset[str] | None = None
+    for declared in (registry.messages.get(owner), registry.listeners.get(owner)):
+        today = getattr(declared, "state_version", getattr(declared, "version", 1))
+        if today > 1 and (version is None or version < today):
+            try:
+                names = (names or frozenset()) | declared.fields.names  # type: ignore[union-attr]
+            except Exception:  # noqa: BLE001 -- a declaration that is broken: nothing of it is known
+                names = names or frozenset()
+    return names
 
 
 def marked(owner: str) -> frozenset[str]:
@@ -205,21 +231,24 @@ def is_hidden(owner: str, name: str) -> bool:
 # -- what is shown ----------------------------------------------------------------------------------
 
 
-def state_shown(process: str, state: str) -> str:
-    """A state's JSON text as people may see it."""
-    return _shown(process, state)
+def state_shown(process: str, state: str, version: int | None = None) -> str:
+    """A state's JSON text as people may see it. version: its own, None for any that there was."""
+    return _shown(process, state, version)
 
 
-def payload_shown(name: str, process: str, payload: str, *, kind: str = "") -> str:
-    """A payload's JSON text as people may see it."""
+def payload_shown(
+    name: str, process: str, payload: str, *, kind: str = "", version: int | None = None
+) -> str:
+    """A payload's JSON text as people may see it. version: its own, None for any that there was."""
     if kind == "timer":
-        matches = _matcher(process)
-        return HIDDEN if matches and matches(name) else _shown(process, payload)
+        # Its payload has no version, and no release has a greater one than this.
+        matches = _matcher(process, LARGEST)
+        return HIDDEN if matches and matches(name) else _shown(process, payload, LARGEST)
     notice = _notice(payload)
     if notice is not None:
-        notice["payload"] = _shown(name, notice["payload"])
+        notice["payload"] = _shown(name, notice["payload"], version)
         return json.dumps(notice, ensure_ascii=False)
-    return _shown(name, payload)
+    return _shown(name, payload, version)
 
 
 def _notice(payload: str) -> dict[str, Any] | None:
@@ -234,8 +263,8 @@ def _notice(payload: str) -> dict[str, Any] | None:
     return data if is_notice and isinstance(data.get("payload"), str) else None
 
 
-def _shown(owner: str, text: str) -> str:
-    matches = _matcher(owner)
+def _shown(owner: str, text: str, version: int | None) -> str:
+    matches = _matcher(owner, version)
     if matches is None or not text:
         return text
     values: set[str] = set()
@@ -319,7 +348,11 @@ def hider(name: str, process: str, payload: str, *, kind: str = "", state: str =
     notice = _notice(payload)
     if notice is not None:
         pairs = [(name, notice["payload"]), (process, state)]
-    matchers = [(_matcher(owner), text) for owner, text in pairs]
+    # A timer's payload has no version; of all else it may be any.
+    of_first = LARGEST if kind == "timer" else None
+    matchers = [
+        (_matcher(owner, None if at else of_first), text) for at, (owner, text) in enumerate(pairs)
+    ]
     if not any(matches for matches, _text in matchers):
         return nothing_hidden
     values: set[str] = set()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pm_celery.commands import CommandHandler
     from pm_celery.listeners import Listener
     from pm_celery.messages import MessageType
+    from pm_celery.versions import Upcast
 
 __all__ = [
     "Registry",
@@ -24,6 +25,7 @@ __all__ = [
     "isolated_registries",
     "listeners",
     "messages",
+    "upcasts",
 ]
 
 
@@ -84,12 +86,13 @@ class Registry(Generic[T]):
 messages: Registry[MessageType] = Registry()
 listeners: Registry[Listener] = Registry()
 command_handlers: Registry[CommandHandler] = Registry()
+upcasts: Registry[Upcast] = Registry()
 
 
 @contextmanager
 def isolated_registries() -> Iterator[None]:
     """Forget, at the end, what was declared inside. For tests that declare their own processes."""
-    registries: tuple[Registry[_Named], ...] = (messages, listeners, command_handlers)  # type: ignore[assignment]
+    registries: tuple[Registry[_Named], ...] = (messages, listeners, command_handlers, upcasts)  # type: ignore[assignment]
     before = [list(registry) for registry in registries]
     try:
         yield

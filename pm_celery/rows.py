@@ -129,6 +129,7 @@ class InstanceRow:
     started_at: datetime
     ended_at: datetime | None
     timeout_at: datetime | None
+    state_version: int = 1
 
 
 @dataclass(slots=True)
@@ -148,6 +149,7 @@ class TransitionRow:
     causation_id: str
     attempt: int
     duration: float | None
+    state_version: int = 1
 
 
 @dataclass(slots=True)

@@ -34,7 +34,9 @@ def die(command: OutboxCommand, error: BaseException) -> DeadLetter:
         name=command.name,
         message_ref=str(command.command_id),
         handler=handler.function.__name__ if handler and command.kind == "command" else "",
-        payload=redaction.payload_shown(command.name, command.process, command.payload),
+        payload=redaction.payload_shown(
+            command.name, command.process, command.payload, version=command.version
+        ),
         attempts=command.attempts,
         **found,
     )

@@ -31,7 +31,8 @@ command_retried = Signal()
 command_settled = Signal()
 # A dead letter was opened: letter_id, place, process, key, name, message_id, error, error_text.
 died = Signal()
-# A row waits for a release that knows its type: process, name, version, message_id.
+# A row waits for a release that knows its type, or its instance's state: process, name, version, message_id;
+# why: what it is that this one does not know.
 unknown_message = Signal()
 # A batch was found whose worker died in it: messages (their number).
 worker_lost = Signal()

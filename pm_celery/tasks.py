@@ -74,8 +74,10 @@ def publish(
     id: str | None = None,
     correlation_id: str | None = None,
     occurred_at: str | None = None,
+    version: int = 1,
 ) -> str:
-    """Publish an event for another service: wire name, JSON payload, event id.
+    """Publish an event for another service: wire name, JSON payload, event id; the version of the event that
+    the payload is of.
 
     Without an id, that of the Celery task is taken, so that a redelivered message publishes once.
     """
@@ -87,6 +89,7 @@ def publish(
         event_id,
         correlation_id=correlation_id,
         occurred_at=occurred_at,
+        version=version,
     )
     try:
         return repeated(get_settings().database, put)

@@ -60,6 +60,7 @@ def _announce_on_commit(alias: str, row: InboxMessage) -> None:
             name=row.name,
             version=row.version,
             message_id=row.message_id,
+            why=f"no process of this release knows {row.name} v{row.version}",
         )
 
     transaction.on_commit(announce, using=alias, robust=True)

@@ -169,6 +169,7 @@ class DeadLetterAdmin(ReadOnlyAdmin):
     def text_of(self, row: Any, column: str) -> str:
         if column in ("payload", "original_payload"):
             text, kind = getattr(row, column), _kind_of(row)
+            # Nor do its columns say of which version it is, and the message may have been changed since.
             shown = payload_shown(row.name, row.process, text, kind=kind)
             if kind or row.message_id is None:
                 return shown

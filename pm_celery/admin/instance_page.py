@@ -52,7 +52,7 @@ def context_of(admin: ReadOnlyAdmin, request: HttpRequest, instance: Instance) -
         until = min(at + 20, instance.number)
     found = timeline(instance, until=until, parts=parts)
     seen = road(instance, at) if "transitions" in parts else []
-    as_of, state = None, read_state(instance.process, instance.state)
+    as_of, state = None, read_state(instance.process, instance.state, instance.state_version)
     if at is not None:
         as_of, state = state_as_of(instance, at)
     now = clock.now()

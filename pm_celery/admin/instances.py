@@ -175,7 +175,7 @@ class TransitionAdmin(ReadOnlyAdmin):
             return text
         process = process_of(row)
         # What is sensitive in it, only its process says.
-        return state_shown(process, text) if process else HIDDEN
+        return state_shown(process, text, row.state_version) if process else HIDDEN
 
     @admin.display(description=_("inbox message"))
     def message(self, row: Transition) -> object:

@@ -339,8 +339,9 @@ class ReadOnlyAdmin(_ModelAdmin):
         text: str = getattr(row, column)
         if column == "payload":
             name, process = row.name, getattr(row, "process", "")
-            return payload_shown(name, process, text, kind=getattr(row, "kind", ""))
-        return state_shown(row.process, text) if column == "state" else text
+            kind, version = getattr(row, "kind", ""), getattr(row, "version", None)
+            return payload_shown(name, process, text, kind=kind, version=version)
+        return state_shown(row.process, text, row.state_version) if column == "state" else text
 
     def describe(self, row: Any) -> str:
         """What tells a row from others where somebody is asked whether to act on it."""

@@ -397,6 +397,12 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 (
+                    "state_version",
+                    models.PositiveSmallIntegerField(
+                        db_default=1, default=1, verbose_name="state version"
+                    ),
+                ),
+                (
                     "number",
                     models.PositiveIntegerField(
                         help_text="number of the last one", verbose_name="transitions"
@@ -1051,6 +1057,12 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 ("state", models.TextField(verbose_name="state after")),
+                (
+                    "state_version",
+                    models.PositiveSmallIntegerField(
+                        db_default=1, default=1, verbose_name="state version"
+                    ),
+                ),
                 (
                     "status",
                     models.CharField(

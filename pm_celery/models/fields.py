@@ -13,7 +13,7 @@ from django.utils.translation import gettext_lazy as _
 from pm_celery.keys import LONGEST_KEY
 from pm_celery.messages import LONGEST_NAME
 
-__all__ = ["IdentifierField", "OpenIndex", "name_field", "trace_field", "where"]
+__all__ = ["IdentifierField", "OpenIndex", "name_field", "trace_field", "version_field", "where"]
 
 Rows = TypeVar("Rows", bound="models.QuerySet[Any]")
 
@@ -58,6 +58,12 @@ def trace_field() -> models.CharField[str, str]:
         db_default="",
         help_text=_("W3C traceparent; empty where nothing was traced"),
     )
+
+
+def version_field(verbose_name: Any) -> models.PositiveSmallIntegerField[int, int]:
+    """A column for the version of what another column holds."""
+    # In the database too, so that whoever inserts without it inserts a first version.
+    return models.PositiveSmallIntegerField(verbose_name, default=1, db_default=1)
 
 
 class OpenIndex(models.Index):

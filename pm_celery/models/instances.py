@@ -8,7 +8,7 @@ from django.db import models
 from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 
-from pm_celery.models.fields import IdentifierField, OpenIndex, name_field
+from pm_celery.models.fields import IdentifierField, OpenIndex, name_field, version_field
 
 __all__ = ["Instance", "InstanceStatus", "Transition"]
 
@@ -45,6 +45,7 @@ class Instance(models.Model):
     partition = models.PositiveSmallIntegerField(_("partition"))
     status = models.CharField(_("status"), max_length=10, choices=InstanceStatus)
     state = models.TextField(_("state"), help_text=_("JSON, as the last transition left it"))
+    state_version = version_field(_("state version"))
     number = models.PositiveIntegerField(_("transitions"), help_text=_("number of the last one"))
     correlation_id = IdentifierField(_("correlation id"))
     started_at = models.DateTimeField(_("started at"))
@@ -138,6 +139,7 @@ class Transition(models.Model):
     inbox_id = models.BigIntegerField(_("inbox row"), null=True, blank=True)
     handler = name_field(_("handler"), blank=True)
     state = models.TextField(_("state after"))
+    state_version = version_field(_("state version"))
     status = models.CharField(_("status after"), max_length=10, choices=InstanceStatus)
     commands = models.TextField(
         _("commands issued"), help_text=_("JSON list of [command id, name]"), default="[]"

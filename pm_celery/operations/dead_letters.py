@@ -190,7 +190,7 @@ def _route_again(alias: str, row: InboxMessage) -> None:
         listener = registry.listeners.get(row.process)
         if not isinstance(listener, ProcessDefinition) or declared not in listener.event_handlers:
             raise UnusableKey(f"{row.process} no longer handles {row.name}")
-        key = listener.key_of(declared, declared.decode(row.payload))
+        key = listener.key_of(declared, declared.decode(row.payload, row.version))
     except Exception as error:
         hide = redaction.hider(row.name, row.process, row.payload, kind=row.kind)
         raise Refused(f"{name_of(error)}: {text_of(error, hide)}") from error

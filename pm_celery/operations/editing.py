@@ -89,7 +89,9 @@ def _row(
 
 
 def _shown(row: InboxMessage | OutboxCommand, payload: str) -> str:
-    return redaction.payload_shown(row.name, row.process, payload, kind=row.kind)
+    return redaction.payload_shown(
+        row.name, row.process, payload, kind=row.kind, version=row.version
+    )
 
 
 # -- what was hidden stays ----------------------------------------------------------------------------
@@ -170,7 +172,8 @@ def _validate(row: InboxMessage | OutboxCommand, letter: DeadLetter, before: str
     if declared is None or declared.kind != row.kind or row.version > declared.version:
         raise Refused(f"this release does not know the {row.kind} {row.name} v{row.version}")
     try:
-        message = declared.decode(row.payload)
+        # It was shown in the version in which it is stored, and so that is what was written.
+        message = declared.decode(row.payload, row.version)
         row.payload, message = declared.encode(message)
         row.version = declared.version
         if isinstance(row, InboxMessage) and letter.place != Place.CORRELATE:

@@ -66,9 +66,13 @@ class Line:
     value: Value
 
 
-def read_state(process: str, text: str) -> State:
-    """A stored state. It never fails: what cannot be decoded is shown as JSON, or else as text."""
-    shown = state_shown(process, text)
+def read_state(process: str, text: str, version: int | None = None) -> State:
+    """A stored state. It never fails: what cannot be decoded is shown as JSON, or else as text.
+
+    version: in which it was written; None: in that of this release. One of another version is shown as it is
+    stored, whether or not it can be upgraded.
+    """
+    shown = state_shown(process, text, version)
     try:
         data = json.loads(shown)
     except (ValueError, RecursionError):
@@ -76,6 +80,10 @@ def read_state(process: str, text: str) -> State:
     definition = registry.listeners.get(process)
     if not isinstance(definition, ProcessDefinition):
         return State(data, problem="this release declares no such process")
+    today = definition.state_version
+    if version is not None and version != today:
+        told = f"it is of version {version}, and this release has version {today}"
+        return State(data, problem=told)
     try:
         return State(data, definition.load(text))
     except Exception as error:  # noqa: BLE001 -- the process's own validators may raise anything
@@ -87,7 +95,8 @@ def initial_state(process: str) -> State:
     definition = registry.listeners.get(process)
     if isinstance(definition, ProcessDefinition):
         try:
-            return read_state(process, definition.dump(definition.initial())[0])
+            text = definition.dump(definition.initial())[0]
+            return read_state(process, text, definition.state_version)
         except Exception:  # noqa: BLE001 -- factories of defaults are the project's
             return State({})
     return State({})

@@ -68,7 +68,8 @@ def state_as_of(instance: Instance, number: int) -> tuple[Transition | None, Sta
     """A transition, and the state that it left; None and the present state if there is none of it."""
     rows = Transition.objects.using(get_settings().database)
     found = rows.filter(instance_id=instance.pk, number=number).first()
-    return found, read_state(instance.process, found.state if found else instance.state)
+    row = found or instance
+    return found, read_state(instance.process, row.state, row.state_version)
 
 
 class _Reader:
@@ -314,11 +315,11 @@ def _without_long(rows: QuerySet[Any], column: str) -> QuerySet[Any]:
 def _payload(row: Any) -> str | None:
     if row.shown is None:
         return None
-    return payload_shown(row.name, row.process, row.shown, kind=row.kind)
+    return payload_shown(row.name, row.process, row.shown, kind=row.kind, version=row.version)
 
 
 def _state(process: str, row: Any) -> State | None:
-    return None if row.shown is None else read_state(process, row.shown)
+    return None if row.shown is None else read_state(process, row.shown, row.state_version)
 
 
 def issued(commands: str) -> list[tuple[str, str]]:

@@ -65,14 +65,16 @@ LISTINGS = {
         list(InboxStatus.values),
         ("id", "status", "process", "key", "kind", "name", "attempts", "due_at", "reason"),
         "published_at",
-        payload=lambda row: payload_shown(row.name, row.process, row.payload, kind=row.kind),
+        payload=lambda row: payload_shown(
+            row.name, row.process, row.payload, kind=row.kind, version=row.version
+        ),
     ),
     "outbox": Listing(
         OutboxCommand,
         list(CommandStatus.values),
         ("id", "status", "process", "key", "name", "attempts", "dispatches", "due_at", "reason"),
         "issued_at",
-        payload=lambda row: payload_shown(row.name, row.process, row.payload),
+        payload=lambda row: payload_shown(row.name, row.process, row.payload, version=row.version),
     ),
     "timers": Listing(
         Timer,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 from django.core import checks
@@ -12,8 +13,10 @@ from pm_celery.models.instances import InstanceStatus
 from pm_celery.operations.health import Health
 from pm_celery.operations.health import health as ask_health
 from pm_celery.operations.overview import MOST_COUNTED, Overview, ProcessRow, overview
+from pm_celery.operations.unreadable import Unreadable, unreadable
 from pm_celery.shell.asking import DONE, REFUSED, Family, Shell
 from pm_celery.shell.printing import ago
+from pm_celery.shell.selecting import process_named
 
 __all__ = ["add"]
 
@@ -24,13 +27,22 @@ def add(family: Family) -> None:
     )
     family.add("health", health, "Whether all is well: exit code 0, or 1 and what is wrong.")
     check = family.add(
-        "check", check_project, "The package's system checks, those of the database as well."
+        "check",
+        check_project,
+        "The package's system checks, those of the database as well; and the rows that this code could not "
+        "handle: states that it cannot load, messages and commands that it cannot decode.",
     )
     check.add_argument(
         "--fail-level",
         choices=["warning", "error"],
         default="error",
         help="from which level on the exit code is 1 (error)",
+    )
+    check.add_argument("--no-rows", action="store_true", help="the system checks alone")
+    check.add_argument("--process", metavar="NAME", help="rows of this process only")
+    check.add_argument("--ended", action="store_true", help="instances that have ended as well")
+    check.add_argument(
+        "--limit", type=int, default=100, metavar="N", help="stop after so many rows (100)"
     )
 
 
@@ -123,22 +135,64 @@ def check_project(shell: Shell) -> int:
         tags=["pm_celery"], include_deployment_checks=False, databases=[_alias()]
     )
     found = [message for message in found if not message.is_silenced()]
+    may_look = not shell.options["no_rows"] and not {m.id for m in found} & _NO_ROWS
+    rows, is_cut = _rows(shell) if may_look else ([], False)
     shell.out.document(
         [
             {"id": m.id, "level": _level(m), "text": str(m.msg), "hint": str(m.hint or "")}
             for m in found
         ]
+        + [_unreadable(row) for row in rows]
     )
     for message in found:
         style = "ERROR" if message.level >= checks.ERROR else "WARNING"
         shell.out.line(f"{message.id}  {message.msg}", style)
         if message.hint:
             shell.out.line(f"    {message.hint}")
-    if not found:
+    for row in rows:
+        told = _unreadable(row)
+        shell.out.line(told["text"], "ERROR")
+        shell.out.line(f"    {told['hint']}")
+    if not found and not rows:
         shell.out.line("Nothing is wrong.", "SUCCESS")
+    if is_cut:
+        shell.out.note("There may be more: --limit says how many are shown.")
     worst = max((message.level for message in found), default=0)
+    if rows:
+        return REFUSED
     limit = checks.WARNING if shell.options["fail_level"] == "warning" else checks.ERROR
     return REFUSED if worst >= limit else DONE
+
+
+# Without usable settings, or tables, there is nothing to look at.
+_NO_ROWS = {"pm_celery.E030", "pm_celery.E045"}
+
+
+def _rows(shell: Shell) -> tuple[list[Unreadable], bool]:
+    """Rows that this code could not handle, and whether there may be more."""
+    options = shell.options
+    process = process_named(options["process"], policies=True) if options["process"] else ""
+    limit = max(1, options["limit"])
+    with shell.bar("looking at rows") as bar:
+        found = unreadable(process=process, ended=options["ended"], looked_at=bar.step)
+        rows = list(islice(found, limit + 1))
+    return rows[:limit], len(rows) > limit
+
+
+def _unreadable(row: Unreadable) -> dict[str, Any]:
+    what = " ".join(filter(None, (row.kind, str(row.id), row.process, row.key, row.name)))
+    hint = (
+        "It would wait for a release that knows it."
+        if row.waits
+        else "It would be a dead letter: docs/how-to/upgrades.md tells what to write."
+    )
+    return {
+        "id": "unreadable",
+        "level": "error",
+        "text": f"{what}, version {row.version}: {row.text}",
+        "hint": hint,
+        "row": {name: getattr(row, name) for name in row.__dataclass_fields__ if name != "text"},
+    }
 
 
 def _alias() -> str:

@@ -278,6 +278,7 @@ def _update_instances(alias: str, rows: Sequence[InstanceRow], now: datetime) ->
     columns = (
         "status",
         "state",
+        "state_version",
         "number",
         "correlation_id",
         "started_at",

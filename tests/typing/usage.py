@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import timedelta
 from decimal import Decimal
+from typing import Any
 from uuid import UUID, uuid4
 
 import pydantic
@@ -33,6 +34,7 @@ from pm_celery import (
     policy,
     publish,
     publish_many,
+    upcast,
 )
 from pm_celery.conf import PmCelerySettings
 
@@ -47,6 +49,21 @@ class OrderPlaced:
 @dataclass(frozen=True)
 class Paid:
     order_id: UUID
+
+
+@upcast(Paid, from_version=1)
+def paid_before(payload: dict[str, Any]) -> dict[str, Any]:
+    return {"order_id": payload["order"]}
+
+
+@upcast(Paid, from_version="1")  # type: ignore[arg-type]
+def mistaken_version(payload: dict[str, Any]) -> dict[str, Any]:
+    return payload
+
+
+@upcast(Paid, from_version=1)  # type: ignore[type-var]
+def mistaken_upcast(payload: Paid) -> Paid:
+    return payload
 
 
 @event
@@ -71,6 +88,11 @@ class Fulfilment(ProcessManager):
         timeout = "7d"
         retry = Retry("linear", max_retries=2, delay=timedelta(seconds=2), terminal=(ValueError,))
         completed_by = (Left,)
+        state_version = 2
+
+    @classmethod
+    def upgrade_state(cls, state: dict[str, Any], from_version: int) -> dict[str, Any]:
+        return {**state, "lines": []} if from_version == 1 else state
 
     @handle(OrderPlaced, start=True, correlate="order_id")
     def placed(self, event: OrderPlaced) -> None:

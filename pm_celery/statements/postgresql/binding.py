@@ -29,7 +29,7 @@ _TYPES = {
     "command_id": _UUID,
     "duration": _SECONDS,
     **dict.fromkeys(("version", "partition", "number", "attempt", "attempts"), _INT),
-    **dict.fromkeys(("depth", "dispatches"), _INT),
+    **dict.fromkeys(("depth", "dispatches", "state_version"), _INT),
     **dict.fromkeys(("due_at", "occurred_at", "published_at", "handled_at", "issued_at"), _MOMENT),
     **dict.fromkeys(("settled_at", "started_at", "ended_at", "timeout_at", "expires_at"), _MOMENT),
 }

@@ -58,6 +58,7 @@ def _failed_at_once(memory: Memory, row: InboxRow) -> InstanceRow:
     instance = memory.placeholder()
     instance.status, instance.correlation_id = "failed", row.correlation_id
     instance.state = definition.dump(definition.initial())[0]
+    instance.state_version = definition.state_version
     if definition.timeout:
         instance.timeout_at = memory.now + definition.timeout
     return instance

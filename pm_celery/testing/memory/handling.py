@@ -70,7 +70,7 @@ def _run(memory: Memory, rows: list[InboxRow]) -> None:
         # It was taken for the handler.
         memory.reached.add(method)
     if case.unknown:
-        raise Misuse(f"{memory.definition.where} does not know the {row.kind} {row.name!r}.")
+        raise Misuse(f"{memory.definition.where}: {case.unknown_because}.")
     _record(memory, case)
 
 

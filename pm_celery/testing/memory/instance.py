@@ -88,7 +88,7 @@ class Memory:
         """The process as its state reads; where there is no instance, its defaults."""
         if self.instance is None or self.instance.number == 0:
             return self.definition.initial()
-        return self.definition.load(self.instance.state)
+        return self.definition.load(self.instance.state, self.instance.state_version)
 
     def placeholder(self) -> InstanceRow:
         """An instance that is not there yet."""

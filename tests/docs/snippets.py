@@ -19,7 +19,6 @@ import re
 import shlex
 import sys
 import tomllib
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,11 +81,9 @@ class Page:
         found = _FILE.match(example.parsed)
         file = found[1] if found else DEFAULT_FILE
         if file.endswith(SETTINGS):
-            example.namespace = {
-                "INSTALLED_APPS": [],
-                "DATABASES": {"default": {}},
-                "env": defaultdict(lambda: "whatever"),
-            }
+            for variable in re.findall(r'os\.environ\["(\w+)"\]', example.parsed):
+                self.patch.setenv(variable, "whatever")
+            example.namespace = {"INSTALLED_APPS": [], "DATABASES": {"default": {}}}
             _python(example)
             check_settings(example.namespace)
         else:

@@ -51,7 +51,10 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> Page:
         ('```python\n# settings.py\nPM_CELERY = {"QUEUE": 2}\n```', "QUEUES"),
         ("```python\n# settings.py\nCELERY_BROKER_ULR = ''\n```", "CELERY_BROKER_ULR"),
         ("```dockerfile\nFORM python:3.13\n```", "FORM"),
+        ('```dockerfile\nCMD ["celery", "wroker"]\n```', "wroker"),
         ("```ini\nExecStart=celery\n```", "no section headers"),
+        ("```ini\n[Service]\nExecStart=/srv/bin/celery \\\n    baet\n```", "baet"),
+        ('```yaml\nservices:\n  web: {command: ["celery", "wroker"]}\n```', "wroker"),
     ],
 )
 def test_a_snippet_that_is_wrong_is_found(

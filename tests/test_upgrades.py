@@ -28,7 +28,6 @@ from django.db.models import Q
 import pm_celery.migrations
 from pm_celery.schema import AddIndexOnline
 from tests.migration_rules import problems
-from tests.servers import PostgresServer
 
 ROOT = Path(__file__).resolve().parents[1]
 # The engine may be kept waiting for so long at most. A busy machine stretches what takes 20 ms on its own.
@@ -154,20 +153,21 @@ class Upgrade:
 
 
 @pytest.fixture
-def upgrade(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Upgrade]:
-    if connection.vendor != "postgresql":
+def upgrade(tmp_path: Path) -> Iterator[Upgrade]:
+    if connection.vendor == "sqlite":
         yield Upgrade(tmp_path, str(tmp_path / "upgrade.sqlite3"))
         return
-    server: PostgresServer = request.getfixturevalue("postgres_server")
-    assert server.port
+    # On the server that holds the test database: tests/before_django.py started it.
     name = f"upgrade_{uuid4().hex}"
     with connection.cursor() as cursor:
         cursor.execute(f"CREATE DATABASE {name}")
     try:
         yield Upgrade(tmp_path, name)
     finally:
+        # What an interrupted worker left open would keep PostgreSQL from dropping it.
+        force = "WITH (FORCE)" if connection.vendor == "postgresql" else ""
         with connection.cursor() as cursor:
-            cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
+            cursor.execute(f"DROP DATABASE {name} {force}")
 
 
 def counted(upgrade: Upgrade, query: str) -> Any:

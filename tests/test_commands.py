@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import pytest
 from celery import shared_task
 from celery.signals import before_task_publish
-from django.db import connection
+from django.db import OperationalError, connection
 
 from pm_celery import (
     Message,
@@ -416,6 +416,40 @@ def test_a_dead_broker_neither_fails_the_publisher_nor_loses_anything(
         drain()
 
     assert Effect.objects.filter(name=f"reserved {order_id}").count() == 1
+
+
+def test_a_lock_lost_in_a_counted_run_costs_no_attempt() -> None:
+    """Conformance 39, of a command that was dispatched before: it is counted before it runs."""
+    runs = 0
+
+    @event
+    class A:
+        key: str
+
+    @command
+    class TryAgain:
+        key: str
+
+    @command_handler(TryAgain)
+    def work(command: TryAgain) -> None:
+        nonlocal runs
+        runs += 1
+        if runs == 1:
+            raise OperationalError("database is locked")
+
+    class Unlucky(ProcessManager):
+        @handle(A, start=True, correlate="key")
+        def a(self, event: A) -> None:
+            self.send(TryAgain(event.key))
+
+    publish(A("k"))
+    advance_all()
+    OutboxCommand.objects.update(dispatches=2)
+
+    run_commands()
+
+    done = OutboxCommand.objects.get()
+    assert (done.status, done.attempts, runs) == ("done", 1, 2)
 
 
 @pytest.mark.postgresql

@@ -20,6 +20,7 @@ from pm_celery import (
     command,
     command_handler,
     event,
+    failures,
     handle,
     on_failure,
     policy,
@@ -277,6 +278,21 @@ def test_a_deadlock_or_lost_connection_is_repeated_without_costing_a_retry() -> 
 
     assert json.loads(Instance.objects.get().state) == {"attempt": 1}
     assert not DeadLetter.objects.exists()
+
+
+def test_an_attempt_that_was_counted_and_did_not_run_is_given_back_once() -> None:
+    """Conformance 39 and 44: it is counted before the run."""
+    publish(Placed(order_id=uuid4()))
+    key = InboxMessage.objects.values_list("process", "key").get()
+
+    counted = failures.count_attempt({key: {}}, ())
+    assert counted is not None
+    assert InboxMessage.objects.get().attempts == counted.attempts == 1
+    failures.refund(counted)
+    # Somebody counts again meanwhile, and this one is not theirs to give back.
+    failures.refund(counted)
+
+    assert InboxMessage.objects.get().attempts == 0
 
 
 @pytest.mark.needs("row locks")
@@ -577,6 +593,24 @@ def test_a_policys_event_is_retried_and_dead_lettered_like_any_other(time: Time)
 
     assert InboxMessage.objects.get().status == "handled"
     assert not Instance.objects.exists()
+
+
+def test_a_policy_may_decline_and_say_why() -> None:
+    """Conformance 24, of policies."""
+
+    @event
+    class A:
+        key: str
+
+    @policy(A)
+    def reacts(event: A, reaction: Reaction) -> object:
+        return reaction.ignore("a test order")
+
+    publish(A("k"))
+    drain()
+
+    row = InboxMessage.objects.get()
+    assert (row.status, row.reason) == ("skipped", "a test order")
 
 
 def test_actions_tell_the_truth_about_letters_that_are_settled(time: Time) -> None:

@@ -461,6 +461,19 @@ def test_discarding_the_letter_resumes_the_instance_without_the_event(time: Time
     assert set(statuses("tests.Paid").values()) == {"discarded"}
 
 
+def test_a_letter_is_discarded_and_no_other(time: Time) -> None:
+    first, second = failed_order(time), failed_order(time)
+    given_up = DeadLetter.objects.get(instance=first)
+    other = DeadLetter.objects.get(instance=second)
+
+    dead_letters.discard(given_up.pk, by="ann")
+
+    message = InboxMessage.objects.get(pk=given_up.message_id)
+    assert (message.status, message.handled_at is None) == ("discarded", False)
+    assert InboxMessage.objects.get(pk=other.message_id).status == "dead"
+    assert DeadLetter.objects.open().get() == other
+
+
 def test_discarding_the_letter_may_leave_the_instance_failed_for_good(time: Time) -> None:
     """Conformance 41."""
     instance = failed_order(time, Shipped)
@@ -629,6 +642,8 @@ def test_cancelling_a_failed_instance_settles_its_letter_and_what_it_parked(time
 
     letter = DeadLetter.objects.get()
     assert (letter.status, letter.settled_by) == ("discarded", "ann")
+    message = InboxMessage.objects.get(pk=letter.message_id)
+    assert (message.status, message.handled_at is None) == ("discarded", False)
     assert set(statuses("tests.Shipped").values()) == {"skipped"}
     with pytest.raises(Refused):
         dead_letters.retry(letter.pk)

@@ -4,12 +4,14 @@ BIN := .venv/bin
 STAMP := .venv/installed
 BENCH := .venv/bench-installed
 MATRIX := .venv/matrix-installed
+COVERAGE := .venv/coverage-installed
+MUTANTS := .venv/mutants-installed
 # Handed to pytest, as in: make test ARGS="-k servers"
 ARGS ?=
 BROKERS ?= redis rabbitmq
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-all sweep chaos lint types imports migrations-check messages demo bench bench-growth bench-pages bench-peers clean
+.PHONY: help venv hooks test test-all sweep chaos format lint types imports migrations-check docs messages package coverage mutants demo bench bench-growth bench-pages bench-peers clean
 
 help: ## Show what can be made
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -25,6 +27,9 @@ $(STAMP): pyproject.toml
 	@$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --editable ".[redis,postgres,beat]" --group dev
 	@touch $@
+
+hooks: venv ## Have git check style before each commit, and types before each push
+	$(BIN)/pre-commit install
 
 test: venv ## Run the suite on SQLite and MariaDB, and beside them on PostgreSQL
 	@$(BIN)/python -m tests.suites $(ARGS)
@@ -56,6 +61,10 @@ chaos: venv ## Kill everything while 5,000 orders flow, once with Redis and once
 	done; \
 	exit $$status
 
+format: venv ## Put the code into its form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
 lint: venv ## Check style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -69,6 +78,32 @@ imports: venv ## Check that imports run downwards only
 migrations-check: venv ## Check that every model has its migration
 	$(BIN)/python -m django makemigrations --check --dry-run --settings tests.settings pm_celery
 	cd example_project && ../$(BIN)/python manage.py makemigrations --check --dry-run
+
+docs: venv ## Build the documentation into build/docs; a warning is an error
+	$(BIN)/python -m sphinx --fresh-env --write-all --fail-on-warning --keep-going --quiet --jobs auto docs build/docs
+
+# Some of it, as in: make package ARGS="redis 3.13"
+package: venv ## Install the wheel, each extra alone, into empty environments, and try it; takes minutes
+	@$(BIN)/python -m tests.installed $(ARGS)
+
+# Other tests, as in: make coverage ARGS="tests/test_time.py"
+coverage: $(COVERAGE) ## Measure which lines and branches of package and tests the suite runs; takes long
+	@$(BIN)/coverage erase
+	@$(BIN)/coverage run -m pytest $(ARGS)
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report
+
+$(COVERAGE): $(STAMP)
+	@$(BIN)/python -m pip install --quiet --group coverage
+	@touch $@
+
+# Some of them, as in: make mutants ARGS="'pm_celery.batches.*'"; then .venv/bin/mutmut results, and show.
+mutants: $(MUTANTS) ## Change each line of the heart and see a test fail; takes hours, and goes on where it was
+	@$(BIN)/mutmut run --max-children 1 $(ARGS)
+
+$(MUTANTS): $(STAMP)
+	@$(BIN)/python -m pip install --quiet --group mutants
+	@touch $@
 
 messages: venv ## Collect what is marked for translation, and compile the catalogues; needs gettext
 	cd pm_celery && ../$(BIN)/django-admin makemessages --all --no-obsolete --add-location file --no-wrap
@@ -95,5 +130,5 @@ $(BENCH): $(STAMP)
 	@touch $@
 
 clean: ## Remove .venv and what tools have left behind
-	rm -rf .venv .tox build dist .coverage htmlcov .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache docs/_build
+	rm -rf .venv .tox build dist mutants .coverage .coverage.* htmlcov .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -80,9 +80,24 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 def __getattr__(name: str) -> Any:
     if name not in _HOME_OF:
         raise AttributeError(f"module 'pm_celery' has no attribute {name!r}")
-    found = getattr(import_module(f"pm_celery.{_HOME_OF[name]}"), name)
+    try:
+        found = getattr(import_module(f"pm_celery.{_HOME_OF[name]}"), name)
+    except Exception as error:
+        _explain(error, name)
+        raise
     globals()[name] = found
     return found
+
+
+def _explain(error: Exception, name: str) -> None:
+    from django.apps import apps
+
+    if not apps.apps_ready:
+        error.add_note(
+            f"pm_celery.{name} needs Django's models, and Django is not set up yet. In a script, set "
+            "DJANGO_SETTINGS_MODULE and call django.setup() before. In apps.py, or in the __init__.py of "
+            "an app or of the project, import it in the function that uses it."
+        )
 
 
 def __dir__() -> list[str]:

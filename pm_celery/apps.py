@@ -6,11 +6,14 @@ import pkgutil
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from types import ModuleType
 
 from django.apps import AppConfig, apps
 from django.core.signals import setting_changed
 from django.utils.module_loading import autodiscover_modules
 from django.utils.translation import gettext_lazy as _
+
+from pm_celery import extras
 
 
 def discover(names: Sequence[str]) -> None:
@@ -29,6 +32,11 @@ class PmCeleryConfig(AppConfig):
     name = "pm_celery"
     verbose_name = _("Process managers")
     default_auto_field = "django.db.models.BigAutoField"
+
+    def __init__(self, app_name: str, app_module: ModuleType | None) -> None:
+        # The last moment before Django loads the driver, for models.
+        extras.require_driver()
+        super().__init__(app_name, app_module)
 
     def ready(self) -> None:
         from pm_celery import (  # noqa: F401

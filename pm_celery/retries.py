@@ -34,9 +34,11 @@ class Retry:
         the first wait and the longest one (a duration such as ``"1s"``, or a ``timedelta``).
     jitter:
         shortens each wait at random, by up to a half, so that what failed together does not come
-        back together.
+        back together (*equal jitter*, of Amazon's "Exponential Backoff And Jitter").
     terminal:
-        exceptions that are not retried at all.
+        exception classes that are not retried at all; nor are the package's own errors.
+
+    Raises ``DeclarationError`` for what cannot be.
     """
 
     strategy: Strategy = "exponential"

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import pytest
 from celery import shared_task
 from celery.signals import before_task_publish
-from django.db import connection
+from django.db import OperationalError, connection
 
 from pm_celery import (
     Message,
@@ -330,6 +330,23 @@ def test_a_failed_command_of_the_failure_handler_does_not_call_it_again(time: Ti
     assert Instance.objects.get().status == "started"
 
 
+def test_a_dead_command_that_is_given_up_is_settled_and_runs_no_more(time: Time) -> None:
+    Plan.raise_in["reserve"] = KeyError("no shelf")
+    publish(Placed(order_id=uuid4()))
+    drain()
+    for _ in range(6):
+        time.elapse("1m")
+    Plan.raise_in.clear()
+    letter, runs = DeadLetter.objects.get(), Plan.ran.count("reserve")
+
+    dead_letters.discard(letter.pk, by="ann")
+    time.elapse("1h")
+
+    command = OutboxCommand.objects.get(pk=letter.command_id)
+    assert (command.status, command.settled_at is None) == ("discarded", False)
+    assert Plan.ran.count("reserve") == runs
+
+
 def test_a_dead_command_that_is_retried_runs_to_its_end(time: Time) -> None:
     order_id = uuid4()
     publish(Placed(order_id=order_id))
@@ -416,6 +433,40 @@ def test_a_dead_broker_neither_fails_the_publisher_nor_loses_anything(
         drain()
 
     assert Effect.objects.filter(name=f"reserved {order_id}").count() == 1
+
+
+def test_a_lock_lost_in_a_counted_run_costs_no_attempt() -> None:
+    """Conformance 39, of a command that was dispatched before: it is counted before it runs."""
+    runs = 0
+
+    @event
+    class A:
+        key: str
+
+    @command
+    class TryAgain:
+        key: str
+
+    @command_handler(TryAgain)
+    def work(command: TryAgain) -> None:
+        nonlocal runs
+        runs += 1
+        if runs == 1:
+            raise OperationalError("database is locked")
+
+    class Unlucky(ProcessManager):
+        @handle(A, start=True, correlate="key")
+        def a(self, event: A) -> None:
+            self.send(TryAgain(event.key))
+
+    publish(A("k"))
+    advance_all()
+    OutboxCommand.objects.update(dispatches=2)
+
+    run_commands()
+
+    done = OutboxCommand.objects.get()
+    assert (done.status, done.attempts, runs) == ("done", 1, 2)
 
 
 @pytest.mark.postgresql

@@ -20,6 +20,7 @@ from pm_celery import (
     command,
     command_handler,
     event,
+    failures,
     handle,
     on_failure,
     policy,
@@ -275,6 +276,21 @@ def test_a_deadlock_or_lost_connection_is_repeated_without_costing_a_retry() -> 
     assert not DeadLetter.objects.exists()
 
 
+def test_an_attempt_that_was_counted_and_did_not_run_is_given_back_once() -> None:
+    """Conformance 39 and 44: it is counted before the run."""
+    publish(Placed(order_id=uuid4()))
+    key = InboxMessage.objects.values_list("process", "key").get()
+
+    counted = failures.count_attempt({key: {}}, ())
+    assert counted is not None
+    assert InboxMessage.objects.get().attempts == counted.attempts == 1
+    failures.refund(counted)
+    # Somebody counts again meanwhile, and this one is not theirs to give back.
+    failures.refund(counted)
+
+    assert InboxMessage.objects.get().attempts == 0
+
+
 @pytest.mark.needs("row locks")
 def test_a_real_deadlock_is_repeated_without_costing_a_retry() -> None:
     """Conformance 39.
@@ -445,6 +461,19 @@ def test_discarding_the_letter_resumes_the_instance_without_the_event(time: Time
     assert set(statuses("tests.Paid").values()) == {"discarded"}
 
 
+def test_a_letter_is_discarded_and_no_other(time: Time) -> None:
+    first, second = failed_order(time), failed_order(time)
+    given_up = DeadLetter.objects.get(instance=first)
+    other = DeadLetter.objects.get(instance=second)
+
+    dead_letters.discard(given_up.pk, by="ann")
+
+    message = InboxMessage.objects.get(pk=given_up.message_id)
+    assert (message.status, message.handled_at is None) == ("discarded", False)
+    assert InboxMessage.objects.get(pk=other.message_id).status == "dead"
+    assert DeadLetter.objects.open().get() == other
+
+
 def test_discarding_the_letter_may_leave_the_instance_failed_for_good(time: Time) -> None:
     """Conformance 41."""
     instance = failed_order(time, Shipped)
@@ -575,6 +604,24 @@ def test_a_policys_event_is_retried_and_dead_lettered_like_any_other(time: Time)
     assert not Instance.objects.exists()
 
 
+def test_a_policy_may_decline_and_say_why() -> None:
+    """Conformance 24, of policies."""
+
+    @event
+    class A:
+        key: str
+
+    @policy(A)
+    def reacts(event: A, reaction: Reaction) -> object:
+        return reaction.ignore("a test order")
+
+    publish(A("k"))
+    drain()
+
+    row = InboxMessage.objects.get()
+    assert (row.status, row.reason) == ("skipped", "a test order")
+
+
 def test_actions_tell_the_truth_about_letters_that_are_settled(time: Time) -> None:
     """Conformance 45: never a success that did nothing."""
     failed_order(time)
@@ -595,6 +642,8 @@ def test_cancelling_a_failed_instance_settles_its_letter_and_what_it_parked(time
 
     letter = DeadLetter.objects.get()
     assert (letter.status, letter.settled_by) == ("discarded", "ann")
+    message = InboxMessage.objects.get(pk=letter.message_id)
+    assert (message.status, message.handled_at is None) == ("discarded", False)
     assert set(statuses("tests.Shipped").values()) == {"skipped"}
     with pytest.raises(Refused):
         dead_letters.retry(letter.pk)

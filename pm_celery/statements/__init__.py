@@ -128,7 +128,11 @@ class Statements(Protocol):
 
 def statements(alias: str) -> Statements:
     """The statements for the database behind an alias."""
-    from pm_celery.statements import portable, postgresql
+    # Not both: one of them needs psycopg, which is there only where PostgreSQL is the database.
+    if connections[alias].vendor == "postgresql":
+        from pm_celery.statements import postgresql
 
-    module = postgresql if connections[alias].vendor == "postgresql" else portable
-    return cast(Statements, module)
+        return cast(Statements, postgresql)
+    from pm_celery.statements import portable
+
+    return cast(Statements, portable)

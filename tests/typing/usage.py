@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID, uuid4
 
 import pydantic
@@ -21,6 +21,7 @@ from pm_celery import (
     ProcessManager,
     Reaction,
     Retry,
+    Sensitive,
     Wait,
     apublish,
     command,
@@ -49,6 +50,7 @@ class OrderPlaced:
 @dataclass(frozen=True)
 class Paid:
     order_id: UUID
+    iban: Annotated[str, Sensitive] = ""
 
 
 @upcast(Paid, from_version=1)

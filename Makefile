@@ -11,7 +11,7 @@ ARGS ?=
 BROKERS ?= redis rabbitmq
 
 .DEFAULT_GOAL := help
-.PHONY: help venv hooks test test-all sweep chaos format lint types imports migrations-check docs package coverage mutants demo bench bench-growth bench-pages bench-peers clean
+.PHONY: help venv hooks test test-all sweep chaos format lint types imports migrations-check docs messages package coverage mutants demo bench bench-growth bench-pages bench-peers clean
 
 help: ## Show what can be made
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -104,6 +104,10 @@ mutants: $(MUTANTS) ## Change each line of the heart and see a test fail; takes 
 $(MUTANTS): $(STAMP)
 	@$(BIN)/python -m pip install --quiet --group mutants
 	@touch $@
+
+messages: venv ## Collect what is marked for translation, and compile the catalogues; needs gettext
+	cd pm_celery && ../$(BIN)/django-admin makemessages --all --no-obsolete --add-location file --no-wrap
+	cd pm_celery && ../$(BIN)/django-admin compilemessages
 
 demo: venv ## Take 200 orders through every outcome, with a real worker and a real Beat
 	@cd example_project && ../$(BIN)/python demo.py

@@ -163,7 +163,7 @@ def _step(
         case.mark(row, "skipped", now, "the instance was resumed before")
         return False
     # Here and not when it is loaded: what comes before needs no state.
-    definition.knows(instance.state_version)
+    definition.must_know(instance.state_version)
     handler = handler_of(definition, row)
     if row.kind == "timer" and case.timers.get(row.name) != row.message_id:
         case.mark(row, "skipped", now, "the timer was moved or cancelled")

@@ -80,7 +80,19 @@ class RefusedMessage(PmCeleryError):
 
 
 class Refused(PmCeleryError):
-    """An operator's action did nothing, and this is why (someone else was faster, say)."""
+    """An operator's action did nothing, and this is why (someone else was faster, say).
+
+    text: for an operator; a lazy one is translated when it is read, and so into the reader's language.
+    values: what its ``%(name)s`` stand for.
+    """
+
+    def __init__(self, text: object = "", /, **values: object) -> None:
+        super().__init__(text)
+        self.values = values
+
+    def __str__(self) -> str:
+        text = str(self.args[0])
+        return text % self.values if self.values else text
 
 
 # -- the engine's own ----------------------------------------------------------------------------

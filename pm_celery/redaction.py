@@ -20,7 +20,6 @@ from pydantic_core import CoreSchema, core_schema
 from pm_celery import registry
 from pm_celery.conf import get_settings
 from pm_celery.exceptions import DeclarationError
-from pm_celery.versions import LARGEST
 from pm_celery.wording import Hide, nothing_hidden, printable, text_of
 
 __all__ = [
@@ -47,6 +46,8 @@ _INPUT_OF_LINES = re.compile(r"input_value=(?!•••).*?(, input_type=[\w.]+\
 _SHORT = 4
 _MOST_VALUES = 1000
 _DEEPEST = 50
+# Of what has none.
+_NO_VERSION = 0
 
 
 class _Sensitive:
@@ -189,19 +190,20 @@ def _matcher(owner: str, version: int | None = None) -> Callable[[str], bool] | 
 
 
 def _names_today(owner: str, version: int | None) -> frozenset[str] | None:
-    """The fields of this release, for what may be of an older one; None for what is of this.
+    """The fields of this release, for what may be of another version than its own; else None.
 
-    An older version may have had a sensitive field by another name, and nothing says which one: so of what
-    holds anything sensitive, an older version shows no field that this release does not know.
+    In another version a sensitive field may have another name, and nothing says which one: so of what holds
+    anything sensitive, no field is shown that this release does not know.
     """
     names: frozenset[str] | None = None
     for declared in (registry.messages.get(owner), registry.listeners.get(owner)):
-        today = getattr(declared, "state_version", getattr(declared, "version", 1))
-        if today > 1 and (version is None or version < today):
-            try:
-                names = (names or frozenset()) | declared.fields.names  # type: ignore[union-attr]
-            except Exception:  # noqa: BLE001 -- a declaration that is broken: nothing of it is known
-                names = names or frozenset()
+        today = getattr(declared, "state_version", getattr(declared, "version", None))
+        if today is None or version in (today, _NO_VERSION) or (version is None and today == 1):
+            continue
+        try:
+            names = (names or frozenset()) | declared.fields.names  # type: ignore[union-attr]
+        except Exception:  # noqa: BLE001 -- a declaration that is broken: nothing of it is known
+            names = names or frozenset()
     return names
 
 
@@ -241,9 +243,8 @@ def payload_shown(
 ) -> str:
     """A payload's JSON text as people may see it. version: its own, None for any that there was."""
     if kind == "timer":
-        # Its payload has no version, and no release has a greater one than this.
-        matches = _matcher(process, LARGEST)
-        return HIDDEN if matches and matches(name) else _shown(process, payload, LARGEST)
+        matches = _matcher(process, _NO_VERSION)
+        return HIDDEN if matches and matches(name) else _shown(process, payload, _NO_VERSION)
     notice = _notice(payload)
     if notice is not None:
         notice["payload"] = _shown(name, notice["payload"], version)
@@ -349,7 +350,7 @@ def hider(name: str, process: str, payload: str, *, kind: str = "", state: str =
     if notice is not None:
         pairs = [(name, notice["payload"]), (process, state)]
     # A timer's payload has no version; of all else it may be any.
-    of_first = LARGEST if kind == "timer" else None
+    of_first = _NO_VERSION if kind == "timer" else None
     matchers = [
         (_matcher(owner, None if at else of_first), text) for at, (owner, text) in enumerate(pairs)
     ]

@@ -71,7 +71,7 @@ class StateCodec(ABC):
             ) from cause
         return process
 
-    def knows(self, version: int) -> None:
+    def must_know(self, version: int) -> None:
         """Raises ``UnknownMessage`` for a state that a newer release has written."""
         if version > self.state_version:
             raise UnknownMessage(
@@ -80,7 +80,7 @@ class StateCodec(ABC):
             )
 
     def _brought_up(self, state: str, version: int) -> str:
-        self.knows(version)
+        self.must_know(version)
         steps = [
             Step(f"{self.where}.upgrade_state(…, {at})", partial(_upgraded, self.cls, at))
             for at in range(version, self.state_version)

@@ -23,6 +23,7 @@ from pm_celery import (
 )
 from pm_celery.export import exported
 from pm_celery.models import DeadLetter, InboxMessage, Instance, OutboxCommand
+from pm_celery.operations.editing import edit_and_retry, editable
 from pm_celery.operations.states import read_state
 from pm_celery.operations.unreadable import unreadable
 from pm_celery.redaction import HIDDEN, is_hidden, payload_shown, state_shown
@@ -152,6 +153,28 @@ def test_an_upcast_and_an_upgrade_that_quote_it_are_told_without_it(
     assert CARD not in log
 
 
+def test_what_an_operator_has_edited_is_not_shown_by_its_old_name_either(
+    admin_client: Client, settings: Any
+) -> None:
+    settings.PM_CELERY = {"EDIT_PAYLOADS": True}
+    stored_by_the_first_release()
+
+    with release(2, quotes=True):
+        drain()
+        letter = DeadLetter.objects.get(exception="UndecodablePayload")
+    with release(2):
+        edit_and_retry(letter.pk, editable(letter.pk).shown)
+        drain()
+        left = editable(letter.pk)
+        found = shown(admin_client)
+
+    letter.refresh_from_db()
+    assert (letter.status, CARD in letter.original_payload) == ("retried", True)
+    assert InboxMessage.objects.get(key="a-2").version == 2
+    assert json.loads(left.original) == {"account": "a-2", "card": HIDDEN}
+    assert [place for place, text in found.items() if CARD in text] == []
+
+
 def test_what_the_present_version_holds_is_shown_whatever_its_keys_are() -> None:
     @event(name="old.Tagged", version=2)
     class Tagged:
@@ -166,6 +189,30 @@ def test_what_the_present_version_holds_is_shown_whatever_its_keys_are() -> None
     }
     # Of what nobody knows the version of, the worst is assumed.
     assert json.loads(payload_shown("old.Tagged", "", text))["tags"] == {"colour": HIDDEN}
+
+
+def test_what_a_newer_release_has_written_is_not_shown_by_a_name_that_this_one_does_not_know() -> (
+    None
+):
+    """In a web process of the release before, say."""
+
+    @event(name="old.Ahead")
+    class Ahead:
+        account: str
+        card: Annotated[str, Sensitive]
+
+    text = json.dumps({"account": "a-1", "card_number": CARD})
+
+    shown = payload_shown("old.Ahead", "", text, version=2)
+    assert json.loads(shown) == {"account": "a-1", "card_number": HIDDEN}
+
+
+def test_a_timer_s_payload_is_of_no_version_and_hidden_by_name_alone() -> None:
+    with release(2):
+        text = json.dumps({"order": "o-1", "card_number": CARD})
+
+        shown = payload_shown("later", "old.account", text, kind="timer")
+        assert json.loads(shown) == {"order": "o-1", "card_number": HIDDEN}
 
 
 def test_where_nothing_is_sensitive_an_older_version_is_shown_as_it_is() -> None:

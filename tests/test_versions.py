@@ -10,19 +10,21 @@ import pytest
 from django.test import Client
 from django.urls import reverse
 
-from pm_celery import event, handle, publish, signals, upcast
+from pm_celery import event, execution, handle, publish, signals, upcast
 from pm_celery.exceptions import InvalidMessage, Refused, UndecodablePayload
 from pm_celery.export import exported
 from pm_celery.messages import message_type
 from pm_celery.models import DeadLetter, InboxMessage, Instance, OutboxCommand, Transition
 from pm_celery.operations import dead_letters, instances
 from pm_celery.operations.editing import edit_and_retry
+from pm_celery.operations.health import health
 from pm_celery.operations.states import read_state
 from pm_celery.process import ProcessManager
 from pm_celery.publishing import publish_named
 from pm_celery.registry import isolated_registries
 from tests.driving import Time, advance_all, drain, run_commands
 from tests.releases import release
+from tests.test_shell import pm
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -241,10 +243,12 @@ def test_a_command_of_a_newer_version_waits_and_is_announced(time: Time) -> None
     try:
         with release(1) as old:
             assert run_commands() == 1
+            execution.run_each([str(OutboxCommand.objects.get().command_id)])
+            assert "unknown_messages" in {problem.code for problem in health().problems}
     finally:
         signals.unknown_message.disconnect(note)
     assert (old.told, DeadLetter.objects.count()) == ([], 0)
-    assert [(found["name"], found["version"]) for found in news] == [("releases.Charge", 2)]
+    assert [(found["name"], found["version"]) for found in news] == 2 * [("releases.Charge", 2)]
 
     with release(3) as new:
         time.elapse("1m")
@@ -348,6 +352,9 @@ def test_a_state_of_an_older_release_is_upgraded_when_it_is_loaded_and_stored_wi
         for at in (1, 2, 3):
             answer = admin_client.get(page, {"at": at})
             assert (answer.status_code, "990" in answer.text) == (200, True)
+        first = pm("show", "releases.order", "o-1", "--at", 1, "--json").document
+        assert (first["state_version"], first["state"]["cents"]) == (1, 990)
+        assert pm("show", "releases.order", "o-1", "--json").document["state_version"] == 3
         (document,) = exported()
         assert document["state_version"] == 3
         assert [step["state"].get("cents") for step in document["transitions"]] == [990, None, None]

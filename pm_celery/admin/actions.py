@@ -19,6 +19,7 @@ from django.utils.text import Truncator
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from pm_celery.admin import history
 from pm_celery.conf import get_settings
 from pm_celery.exceptions import Refused
 
@@ -103,16 +104,10 @@ def act_on(
                 refusals[Truncator(str(refused).rstrip(".")).chars(LONGEST_REASON)] += 1
             else:
                 done += 1
-                admin.log_change(request, row, _logged(verb, form.cleaned_data["reason"]))
+                history.write(admin, request, row, verb.logged, form.cleaned_data["reason"])
     finally:  # also what was done before something broke
         _tell(verb, admin, request, done, refusals)
     return None
-
-
-def _logged(verb: Verb, reason: str) -> str:
-    if not reason:
-        return str(verb.logged)
-    return _("%(done)s Reason: %(reason)s") % {"done": verb.logged, "reason": reason}
 
 
 def _selected(

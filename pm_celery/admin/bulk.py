@@ -11,7 +11,7 @@ from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
+from django.utils.translation import gettext_lazy, ngettext
 
 from pm_celery import registry
 from pm_celery.admin.actions import ReasonForm, Verb, carry_out
@@ -90,7 +90,11 @@ def ask_or_start(
         text = _("Nothing was done: %(why)s.") % {"why": refused}
         its_admin.message_user(request, text, messages.ERROR)
         return None
-    text = _("A worker begins with %(count)s dead letters.") % {"count": started.total}
+    text = ngettext(
+        "A worker begins with %(count)s dead letter.",
+        "A worker begins with %(count)s dead letters.",
+        started.total,
+    ) % {"count": started.total}
     its_admin.message_user(request, text, messages.SUCCESS)
     url = its_admin.url("change", started.pk, model=BulkAction)
     return HttpResponseRedirect(url) if url else None
@@ -141,8 +145,9 @@ def _told(conditions: dict[str, str]) -> list[tuple[str, str]]:
         if name == "group":
             group = LetterGroup.objects.using(get_settings().database).filter(pk=value).first()
             told = str(group or value)
-        field = name.partition("__")[0]
-        found.append((str(DeadLetter._meta.get_field(field).verbose_name), told))  # type: ignore[union-attr]
+        field: Any = DeadLetter._meta.get_field(name.partition("__")[0])
+        told = str(dict(field.flatchoices).get(value, told))
+        found.append((str(field.verbose_name), told))
     return found
 
 
@@ -211,6 +216,8 @@ class BulkActionAdmin(ReadOnlyAdmin):
             "progress": found,
             "percent": 100 * settled // found.total if found.total else 100,
             "settled": settled,
+            # They are stored in English; what is no text of ours stays as it is.
+            "refused": [(why and _(why), count) for why, count in found.refused.items()],
             "conditions": _told(json.loads(row.conditions)),
             "letters_url": self.url("changelist", model=DeadLetter, bulk__id__exact=row.pk),
         }

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from django.utils.translation import gettext as _
 
 from pm_celery.models.instances import InstanceStatus
-from pm_celery.operations.diagram import Arrow, Box, Diagram
+from pm_celery.operations.diagram import Arrow, Box, Diagram, Ending
 from pm_celery.operations.layout import Size, lay_out
+
+if TYPE_CHECKING:
+    from django_stubs_ext import StrOrPromise
 
 __all__ = ["Picture", "picture"]
 
@@ -18,7 +22,7 @@ _PADDING = 10
 _WIDTH_OF_A_LETTER, _WIDTH_OF_A_BOLD_LETTER = 7.0, 7.8
 _LIGHT = ("pm-quiet", "pm-plain")
 _NARROWEST, _MOST_LETTERS = 110, 30
-_ENDING: Size = (110, 30)
+_HEIGHT_OF_AN_ENDING = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +79,15 @@ class Picture:
     height: int
     shapes: list[Shape]
     lines: list[Line]
-    notes: list[str]
+    notes: list[StrOrPromise]
 
 
 def picture(found: Diagram) -> Picture:
     """Where everything stands."""
     written = {box.id: _written(found, box) for box in found.boxes}
     sizes: dict[str, Size] = {box.id: _size(written[box.id], box) for box in found.boxes}
-    sizes |= dict.fromkeys([ending.id for ending in found.endings], _ENDING)
+    labels = {ending.id: _label(ending) for ending in found.endings}
+    sizes |= {id_: _size_of_ending(label) for id_, label in labels.items()}
     arrows: dict[tuple[str, str], list[Arrow]] = defaultdict(list)
     for arrow in found.arrows:
         arrows[arrow.source, arrow.target].append(arrow)
@@ -91,10 +96,10 @@ def picture(found: Diagram) -> Picture:
     shapes = [_box(found, box, written[box.id], laid.boxes[box.id], sizes) for box in found.boxes]
     for ending in found.endings:
         x, y = laid.boxes[ending.id]
-        label = str(InstanceStatus(ending.status).label) if ending.status else ""
+        label, (width, height) = labels[ending.id], sizes[ending.id]
         look = " pm-taken pm-last" if ending.taken and found.last == ending.id else ""
-        text = Text(x + _ENDING[0] / 2, y + 19, label, "pm-middle pm-strong")
-        shapes.append(Shape(x, y, *_ENDING, 15, f"pm-ending{look}", label, [text]))
+        text = Text(x + width / 2, y + 19, label, "pm-middle pm-strong")
+        shapes.append(Shape(x, y, width, height, 15, f"pm-ending{look}", label, [text]))
     lines = [
         Line(
             path=laid.arrows[pair],
@@ -146,6 +151,15 @@ def _size(written: _Written, box: Box) -> Size:
         widths[0] += (len(_badge(box)) + 2) * _WIDTH_OF_A_BOLD_LETTER
     width = max(_NARROWEST, max(widths) + 2 * _PADDING)
     return round(width, 1), len(written) * _LINE + _PADDING
+
+
+def _label(ending: Ending) -> str:
+    return str(InstanceStatus(ending.status).label) if ending.status else ""
+
+
+def _size_of_ending(label: str) -> Size:
+    width = max(_NARROWEST, len(label) * _WIDTH_OF_A_BOLD_LETTER + 2 * _PADDING)
+    return round(width, 1), _HEIGHT_OF_AN_ENDING
 
 
 def _badge(box: Box) -> str:

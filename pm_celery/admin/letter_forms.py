@@ -13,6 +13,7 @@ from django.template.response import TemplateResponse
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from pm_celery.admin import history
 from pm_celery.admin.actions import ReasonForm
 from pm_celery.conf import get_settings
 from pm_celery.exceptions import Refused
@@ -58,7 +59,7 @@ def note_view(its_admin: DeadLetterAdmin, request: HttpRequest, object_id: str) 
         except Refused as refused:
             form.add_error("note", str(refused))
         else:
-            its_admin.log_change(request, letter, _("Note written."))
+            history.write(its_admin, request, letter, gettext_lazy("Note written."))
             its_admin.message_user(request, _("The note is saved."), messages.SUCCESS)
             return HttpResponseRedirect(its_admin.url("change", letter.pk))
     return _page(its_admin, request, letter, form, title=_("Note on a dead letter"))
@@ -85,7 +86,8 @@ def edit_view(its_admin: DeadLetterAdmin, request: HttpRequest, object_id: str) 
         except Refused as refused:
             form.add_error("payload", str(refused))
         else:
-            its_admin.log_change(request, letter, _("Payload changed, and retried."))
+            done = gettext_lazy("Payload changed, and retried.")
+            history.write(its_admin, request, letter, done)
             text = _("The payload is changed, and the message is due again.")
             its_admin.message_user(request, text, messages.SUCCESS)
             return HttpResponseRedirect(its_admin.url("change", letter.pk))

@@ -14,6 +14,7 @@ from django.contrib import messages
 from django.core.exceptions import FieldDoesNotExist
 from django.db.models import Index, Model, Q, UniqueConstraint
 from django.http import HttpRequest
+from django.utils.formats import number_format
 from django.utils.translation import gettext as _
 
 from pm_celery import registry
@@ -126,5 +127,5 @@ def tell(its_admin: ReadOnlyAdmin, request: HttpRequest, *, by_instance: bool) -
         )
     if text not in request.META.setdefault("pm_celery.told", []):
         request.META["pm_celery.told"].append(text)
-        shown = text % {"count": f"{NEWEST:,}"}
+        shown = text % {"count": number_format(NEWEST, force_grouping=True)}
         its_admin.message_user(request, shown, messages.WARNING, fail_silently=True)

@@ -128,9 +128,7 @@ def page_of(app_list: Sequence[Mapping[str, Any]], site_name: str) -> Page | Non
         line_headings=_line_headings(urls),
         rows=_rows(seen, urls, site_name),
         spans=tuple(_spans(seen, urls)),
-        last_tick=_("never")
-        if seen.health.last_tick is None
-        else age(seen.at - seen.health.last_tick),
+        last_tick=age(seen.at - seen.health.last_tick) if seen.health.last_tick else "",
         workers=tuple(
             (sign.worker, age(seen.at - sign.at), seen.at - sign.at > _SILENT)
             for sign in seen.health.workers

@@ -9,9 +9,10 @@ from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.utils.translation import gettext as _
-from django.utils.translation import ngettext
+from django.utils.translation import gettext_lazy, ngettext
 
 from pm_celery import registry
+from pm_celery.admin import history
 from pm_celery.admin.event_forms import EventForm
 from pm_celery.conf import get_settings
 from pm_celery.exceptions import DeclarationError, Refused
@@ -77,15 +78,16 @@ def _published(
     ) % {"event": f"{form.declared.name} {published.event_id}", "count": count, "went": went}
     failed = [route for route in published.routes if route.error]
     if failed:
-        dead = _("%(count)s of them are dead letters: %(error)s.")
+        dead = ngettext(
+            "%(count)s of them is a dead letter: %(error)s.",
+            "%(count)s of them are dead letters: %(error)s.",
+            len(failed),
+        )
         text += " " + dead % {"count": len(failed), "error": failed[0].error}
     admin.message_user(request, text, messages.WARNING if failed else messages.SUCCESS)
     row = InboxMessage.objects.using(get_settings().database).get(pk=published.routes[0].inbox_id)
-    reason = form.cleaned_data["reason"]
-    logged = _("Published by hand.")
-    if reason:
-        logged = _("%(done)s Reason: %(reason)s") % {"done": logged, "reason": reason}
-    admin.log_change(request, row, logged)
+    done = gettext_lazy("Published by hand.")
+    history.write(admin, request, row, done, form.cleaned_data["reason"])
     if admin.has_view_permission(request):
         return HttpResponseRedirect(admin.url("changelist", q=published.event_id))
     return HttpResponseRedirect(admin.url("publish"))

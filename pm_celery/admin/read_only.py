@@ -17,13 +17,14 @@ from django.core.paginator import Paginator
 from django.db import DataError
 from django.db.models import Field, FloatField, ForeignKey, Model, Q, QuerySet, TextField
 from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
 from django.urls import NoReverseMatch, reverse
 from django.utils.html import format_html
 from django.utils.http import urlencode
 from django.utils.translation import gettext_lazy as _
 
 from pm_celery import registry
-from pm_celery.admin import newest
+from pm_celery.admin import history, newest
 from pm_celery.conf import get_settings
 from pm_celery.definitions import ProcessDefinition
 from pm_celery.models import Instance
@@ -302,6 +303,18 @@ class ReadOnlyAdmin(_ModelAdmin):
         if not self.is_under_way(context["original"]):
             context["verbs"] = []
         return super().render_change_form(request, context, *args, **kwargs)
+
+    def history_view(
+        self,
+        request: HttpRequest,
+        object_id: str,
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        response = super().history_view(request, object_id, extra_context)
+        if isinstance(response, TemplateResponse):
+            for entry in (response.context_data or {}).get("action_list", ()):
+                entry.change_message = history.shown(entry.change_message)
+        return response
 
     def is_under_way(self, row: Any) -> bool:
         """Whether any verb could still do something to a row: else its page offers none."""

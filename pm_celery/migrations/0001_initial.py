@@ -23,8 +23,8 @@ class Migration(migrations.Migration):
                         auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
                     ),
                 ),
-                ("message_ids", models.TextField()),
-                ("began_at", models.DateTimeField(db_index=True)),
+                ("message_ids", models.TextField(verbose_name="messages")),
+                ("began_at", models.DateTimeField(db_index=True, verbose_name="began at")),
             ],
             options={
                 "verbose_name": "batch",
@@ -83,8 +83,13 @@ class Migration(migrations.Migration):
         migrations.CreateModel(
             name="Heartbeat",
             fields=[
-                ("name", models.CharField(max_length=50, primary_key=True, serialize=False)),
-                ("beat_at", models.DateTimeField()),
+                (
+                    "name",
+                    models.CharField(
+                        max_length=50, primary_key=True, serialize=False, verbose_name="name"
+                    ),
+                ),
+                ("beat_at", models.DateTimeField(verbose_name="last beat")),
             ],
             options={
                 "verbose_name": "heartbeat",
@@ -185,8 +190,16 @@ class Migration(migrations.Migration):
         migrations.CreateModel(
             name="Wakeup",
             fields=[
-                ("lane", models.PositiveSmallIntegerField(primary_key=True, serialize=False)),
-                ("outstanding_until", models.DateTimeField(null=True)),
+                (
+                    "lane",
+                    models.PositiveSmallIntegerField(
+                        primary_key=True, serialize=False, verbose_name="lane"
+                    ),
+                ),
+                (
+                    "outstanding_until",
+                    models.DateTimeField(null=True, verbose_name="outstanding until"),
+                ),
             ],
             options={
                 "verbose_name": "wake-up",

@@ -11,6 +11,34 @@ from pm_celery.models.instances import Instance
 __all__ = ["BulkAction", "Intervention", "Pause"]
 
 
+# What is stored, in the words that are shown.
+_VERBS = {
+    "annotate dead letter": _("annotate dead letter"),
+    "bulk discard_and_resume": _("discard many dead letters and resume their instances"),
+    "bulk discard_for_good": _("discard many dead letters for good"),
+    "bulk retry": _("retry many dead letters"),
+    "cancel": _("cancel"),
+    "cancel command": _("cancel command"),
+    "cancel timer": _("cancel timer"),
+    "complete": _("complete"),
+    "create index": _("create index"),
+    "discard dead letter": _("discard dead letter"),
+    "dispatch command": _("dispatch command"),
+    "drop index": _("drop index"),
+    "edit dead letter": _("edit dead letter"),
+    "fire timeout": _("fire timeout"),
+    "fire timer": _("fire timer"),
+    "move timer": _("move timer"),
+    "pause": _("pause"),
+    "prune": _("prune"),
+    "publish event": _("publish event"),
+    "resume": _("resume"),
+    "retry dead letter": _("retry dead letter"),
+    "stop bulk": _("stop bulk action"),
+    "wake message": _("wake message"),
+}
+
+
 class Intervention(models.Model):
     """What an operator did, to what, and why. Written in the transaction that does it; append-only."""
 
@@ -48,6 +76,10 @@ class Intervention(models.Model):
 
     def __str__(self) -> str:
         return f"{self.verb} {self.subject}"
+
+    def get_verb_display(self) -> str:
+        """The verb in the reader's language."""
+        return str(_VERBS.get(self.verb, self.verb))
 
 
 class Pause(models.Model):

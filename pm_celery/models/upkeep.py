@@ -12,8 +12,8 @@ class Wakeup(models.Model):
     """Until that moment nobody need send the lane another wake-up: one is on its way, or a worker is there
     and looks once more before it leaves. None: nobody is."""
 
-    lane = models.PositiveSmallIntegerField(primary_key=True)
-    outstanding_until = models.DateTimeField(null=True)
+    lane = models.PositiveSmallIntegerField(_("lane"), primary_key=True)
+    outstanding_until = models.DateTimeField(_("outstanding until"), null=True)
 
     class Meta:
         verbose_name = _("wake-up")
@@ -28,9 +28,9 @@ class Batch(models.Model):
     """A batch began: committed before it, deleted by its own commit. A row that is left over, and that
     nobody holds locked, tells that a worker died in it; its messages are then run one at a time."""
 
-    message_ids = models.TextField()
+    message_ids = models.TextField(_("messages"))
     # Indexed although it holds few rows: until the next vacuum it is full of deleted ones.
-    began_at = models.DateTimeField(db_index=True)
+    began_at = models.DateTimeField(_("began at"), db_index=True)
 
     class Meta:
         verbose_name = _("batch")
@@ -44,8 +44,8 @@ class Batch(models.Model):
 class Heartbeat(models.Model):
     """When something that must go on for ever last did: the tick, say."""
 
-    name = models.CharField(primary_key=True, max_length=50)
-    beat_at = models.DateTimeField()
+    name = models.CharField(_("name"), primary_key=True, max_length=50)
+    beat_at = models.DateTimeField(_("last beat"))
 
     class Meta:
         verbose_name = _("heartbeat")

@@ -19,6 +19,8 @@ from django.core.exceptions import ValidationError
 from django.db import connections, transaction
 from django.db.models import Exists, OuterRef, QuerySet
 from django.utils.dateparse import parse_datetime
+from django.utils.translation import gettext_lazy as _
+from django.utils.translation import gettext_noop, override
 
 from pm_celery import bulks, clock
 from pm_celery.conf import get_settings
@@ -47,7 +49,7 @@ _WORK_SECONDS = 5.0
 _AT_ONCE = 2000
 _MOST_REASONS = 20
 _LONGEST_REASON = 200
-_OTHER = "other reasons"
+_OTHER = gettext_noop("other reasons")
 _SETTLED = dead_letters.ALREADY_SETTLED
 # Letters that are looked up to tell which of them failed again.
 _MOST_LOOKED_UP = 10_000
@@ -103,7 +105,7 @@ def start(
     conditions: of ``CONDITIONS``, each with its value; none at all means every open letter.
     """
     if verb not in VERBS:
-        raise Refused(f"there is no such verb; known: {', '.join(VERBS)}")
+        raise Refused(_("there is no such verb; known: %(names)s"), names=", ".join(VERBS))
     checked = _checked(conditions)
     alias = get_settings().database
     with transaction.atomic(using=alias):
@@ -111,7 +113,7 @@ def start(
         last = letters.order_by("-pk").values_list("pk", flat=True).first() or 0
         total = _open(alias, checked, last).count()
         if not total:
-            raise Refused("no open letter is like that")
+            raise Refused(_("no open letter is like that"))
         now = clock.now()
         bulk = BulkAction.objects.using(alias).create(
             verb=verb,
@@ -135,9 +137,9 @@ def stop(bulk_id: int, *, by: str = "", reason: str = "") -> None:
     with transaction.atomic(using=alias):
         bulk = BulkAction.objects.using(alias).select_for_update().filter(pk=bulk_id).first()
         if bulk is None:
-            raise Refused("there is no such bulk action")
+            raise Refused(_("there is no such bulk action"))
         if bulk.ended_at is not None:
-            raise Refused("it has ended already")
+            raise Refused(_("it has ended already"))
         bulk.ended_at, bulk.stopped_by = clock.now(), by[:255] or "unknown"
         bulk.save(using=alias, update_fields=["ended_at", "stopped_by"])
         intervene(alias, "stop bulk", bulk, by=by, reason=reason, details={"bulk": bulk.pk})
@@ -152,11 +154,17 @@ def matching(conditions: Mapping[str, str], *, most: int) -> int:
 def _checked(conditions: Mapping[str, str]) -> dict[str, str]:
     for name, value in conditions.items():
         if name not in CONDITIONS:
-            raise Refused(f"letters are not chosen by {name!r}; known: {', '.join(CONDITIONS)}")
+            raise Refused(
+                _("letters are not chosen by %(name)s; known: %(names)s"),
+                name=repr(name),
+                names=", ".join(CONDITIONS),
+            )
         if not isinstance(value, str) or "\x00" in value:
-            raise Refused(f"{name}: give a text")
+            raise Refused(_("%(name)s: give a text"), name=name)
         if name in _MOMENTS and _moment(value) is None:
-            raise Refused(f"{name}: give a moment with its time zone, 2030-01-31T12:00:00Z")
+            raise Refused(
+                _("%(name)s: give a moment with its time zone, 2030-01-31T12:00:00Z"), name=name
+            )
     return dict(conditions)
 
 
@@ -249,7 +257,10 @@ def _do(alias: str, bulk_id: int, letter_id: int, failed: Exception | None = Non
                 VERBS[bulk.verb](letter_id, by=bulk.by, reason=bulk.reason)
                 DeadLetter.objects.using(alias).filter(pk=letter_id).update(bulk=bulk)
         except Refused as why:
-            _note(refused, str(why).rstrip(".")[:_LONGEST_REASON])
+            # What is stored is the same whatever language the worker speaks.
+            with override(None):
+                told = str(why)
+            _note(refused, told.rstrip(".")[:_LONGEST_REASON])
         except Exception as error:
             if failed is None and is_transient(error):
                 raise
@@ -301,7 +312,7 @@ def progress(bulk_id: int) -> Progress:
     alias = get_settings().database
     bulk = BulkAction.objects.using(alias).filter(pk=bulk_id).first()
     if bulk is None:
-        raise Refused("there is no such bulk action")
+        raise Refused(_("there is no such bulk action"))
     refused: dict[str, int] = json.loads(bulk.refused)
     left = max(0, bulk.total - bulk.done - sum(refused.values()))
     again, at_least = _failed_again(alias, bulk) if bulk.verb == "retry" else (0, False)

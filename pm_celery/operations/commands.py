@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from django.db import connections, transaction
+from django.utils.translation import gettext_lazy as _
 
 from pm_celery import clock, outbox
 from pm_celery.conf import get_settings
 from pm_celery.exceptions import Refused
 from pm_celery.models import Instance, OutboxCommand
-from pm_celery.models.outbox import UNSETTLED
+from pm_celery.models.outbox import UNSETTLED, CommandStatus
 from pm_celery.operations import instances
 from pm_celery.operations.interventions import intervene
 
@@ -27,12 +28,11 @@ def dispatch(outbox_id: int, *, by: str = "", reason: str = "") -> None:
     with transaction.atomic(using=alias):
         command = _locked(alias, outbox_id)
         now = clock.now()
-        if command.status not in UNSETTLED:
-            raise Refused(f"already {command.status}")
+        _refuse_settled(command)
         if command.expires_at is not None and command.expires_at <= now:
-            raise Refused("its time is over: it expired before it ran")
+            raise Refused(_("its time is over: it expired before it ran"))
         if command.status == "dispatched" and command.kind == "signature" and command.due_at > now:
-            raise Refused("its Celery task may still run: it counts as lost when its lease ends")
+            raise Refused(_("its Celery task may still run: it counts as lost when its lease ends"))
         details = {"was_due_at": command.due_at.isoformat(), "status": command.status}
         command.status, command.dispatches = "dispatched", command.dispatches + 1
         command.due_at = now + outbox.lease_after(command.dispatches - 1)
@@ -44,7 +44,7 @@ def dispatch(outbox_id: int, *, by: str = "", reason: str = "") -> None:
         )
     # Nothing is known yet inside of a caller's transaction.
     if taken == [0]:
-        raise Refused("the broker did not take it: the tick tries again when its lease ends")
+        raise Refused(_("the broker did not take it: the tick tries again when its lease ends"))
 
 
 def cancel(outbox_id: int, *, by: str = "", reason: str = "") -> None:
@@ -52,14 +52,20 @@ def cancel(outbox_id: int, *, by: str = "", reason: str = "") -> None:
     alias = get_settings().database
     with transaction.atomic(using=alias):
         command = _locked(alias, outbox_id)
-        if command.status not in UNSETTLED:
-            raise Refused(f"already {command.status}")
+        _refuse_settled(command)
         if command.dispatches:
-            raise Refused("it was dispatched already, and may have run")
+            raise Refused(_("it was dispatched already, and may have run"))
         command.status, command.settled_at = "cancelled", clock.now()
         command.reason = f"cancelled by {by or 'an operator'}"
         command.save(using=alias, update_fields=["status", "settled_at", "reason"])
         _intervene(alias, "cancel command", command, by, reason, {})
+
+
+def _refuse_settled(command: OutboxCommand) -> None:
+    if command.status == CommandStatus.DEAD:
+        raise Refused(_("it is a dead letter: retry or discard that"))
+    if command.status not in UNSETTLED:
+        raise Refused(_("already %(status)s"), status=CommandStatus(command.status).label)
 
 
 def _locked(alias: str, outbox_id: int) -> OutboxCommand:
@@ -67,14 +73,14 @@ def _locked(alias: str, outbox_id: int) -> OutboxCommand:
     rows = OutboxCommand.objects.using(alias)
     seen = rows.filter(pk=outbox_id).only("instance_id").first()
     if seen is None:
-        raise Refused("there is no such command")
+        raise Refused(_("there is no such command"))
     if seen.instance_id and _is_there(alias, seen.instance_id):
         instances.locked(seen.instance_id)
     command = rows.locked().filter(pk=outbox_id).first()
     if command is None and connections[alias].features.has_select_for_update_skip_locked:
-        raise Refused("it is running, or being dispatched, at this moment")
+        raise Refused(_("it is running, or being dispatched, at this moment"))
     if command is None:
-        raise Refused("there is no such command")
+        raise Refused(_("there is no such command"))
     return command
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from django.db import transaction
+from django.utils.translation import gettext_lazy as _
+from django.utils.translation import gettext_noop
 
 from pm_celery import clock, redaction, registry
 from pm_celery.conf import get_settings
@@ -23,8 +25,16 @@ from pm_celery.wording import name_of, text_of
 
 __all__ = ["ALREADY_SETTLED", "annotate", "discard", "locked", "retry", "write_down"]
 
-ALREADY_SETTLED = "already settled"
+#: Also a key in what a bulk action stores, and so the same in every language.
+ALREADY_SETTLED = gettext_noop("already settled")
 LONGEST_NOTE = 10_000
+# Whole sentences: one that a bulk action has stored is found among the translations by all of its words.
+_ENDED = {
+    "completed": _("the instance is completed"),
+    "timed_out": _("the instance has timed out"),
+    "failed": _("the instance has failed for good"),
+    "cancelled": _("the instance is cancelled"),
+}
 
 
 def retry(letter_id: int, *, by: str = "", reason: str = "") -> None:
@@ -38,7 +48,7 @@ def retry(letter_id: int, *, by: str = "", reason: str = "") -> None:
         letter, instance = locked(alias, letter_id)
         if letter.place == Place.PUBLISH:
             raise Refused(
-                "its id was used before and the first event stands: publish it with a new id"
+                _("its id was used before and the first event stands: publish it with a new id")
             )
         if letter.command_id is not None:
             _retry_command(alias, letter)
@@ -81,14 +91,14 @@ def discard(letter_id: int, *, resume: bool = True, by: str = "", reason: str = 
 def annotate(letter_id: int, note: str, *, by: str = "", reason: str = "") -> None:
     """Write a note on a letter, settled or not, in place of the one that it had. Raises ``Refused``."""
     if "\x00" in note:
-        raise Refused("the note holds the character U+0000, which databases refuse")
+        raise Refused(_("the note holds the character U+0000, which databases refuse"))
     if len(note) > LONGEST_NOTE:
-        raise Refused(f"the note is longer than {LONGEST_NOTE:,} characters")
+        raise Refused(_("the note is longer than %(most)s characters"), most=LONGEST_NOTE)
     alias = get_settings().database
     with transaction.atomic(using=alias):
         letter = DeadLetter.objects.using(alias).select_for_update().filter(pk=letter_id).first()
         if letter is None:
-            raise Refused("there is no such letter")
+            raise Refused(_("there is no such letter"))
         details = {"letter": letter.pk, "before": letter.note}
         letter.note = note
         letter.save(using=alias, update_fields=["note"])
@@ -104,7 +114,7 @@ def locked(
     """
     seen = DeadLetter.objects.using(alias).filter(pk=letter_id).first()
     if seen is None:
-        raise Refused("there is no such letter")
+        raise Refused(_("there is no such letter"))
     instance = None
     if seen.instance_id and not seen.command_id:
         its_own = Instance.objects.using(alias).filter(pk=seen.instance_id)
@@ -112,7 +122,7 @@ def locked(
             instance = instances.locked(seen.instance_id)
     letter = DeadLetter.objects.using(alias).select_for_update().filter(pk=letter_id).first()
     if letter is None or letter.status != LetterStatus.OPEN:
-        raise Refused(ALREADY_SETTLED)
+        raise Refused(_(ALREADY_SETTLED))
     return letter, instance
 
 
@@ -149,7 +159,7 @@ def _retry_command(alias: str, letter: DeadLetter) -> None:
         .update(status="pending", due_at=now, attempts=0, dispatches=1, expires_at=None, reason="")
     )
     if not changed:
-        raise Refused("the command is no longer dead")
+        raise Refused(_("the command is no longer dead"))
 
 
 def _retry_message(alias: str, letter: DeadLetter, instance: Instance | None, by: str) -> None:
@@ -161,9 +171,9 @@ def _retry_message(alias: str, letter: DeadLetter, instance: Instance | None, by
         .first()
     )
     if row is None:
-        raise Refused("the message is no longer dead")
+        raise Refused(_("the message is no longer dead"))
     if instance is not None and instance.ended_at is not None:
-        raise Refused(f"the instance is {instance.status}")
+        raise Refused(_ENDED[instance.status])
     if letter.place == Place.CORRELATE:
         _route_again(alias, row)
         return
@@ -178,7 +188,7 @@ def _route_again(alias: str, row: InboxMessage) -> None:
     """Ask the correlate once more: a new release may have mended it. Raises ``Refused``."""
     declared = registry.messages.get(row.name)
     if declared is None or declared.kind != "event":
-        raise Refused(f"this release does not know the event {row.name}")
+        raise Refused(_("this release does not know the event %(name)s"), name=row.name)
     now = clock.now()
     try:
         if not row.process:

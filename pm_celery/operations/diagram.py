@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from django.db.models import Q
+from django.utils.translation import gettext_lazy as _
 
 from pm_celery import registry
 from pm_celery.conf import get_settings
@@ -20,6 +22,9 @@ from pm_celery.definitions import ProcessDefinition
 from pm_celery.models import Instance, Transition
 from pm_celery.operations.sources import Found, events_published_by, read_handler
 from pm_celery.operations.timeline import issued, wished
+
+if TYPE_CHECKING:
+    from django_stubs_ext import StrOrPromise
 
 __all__ = ["Arrow", "Box", "Diagram", "Ending", "RoadStep", "diagram", "draw", "road"]
 
@@ -93,7 +98,7 @@ class Diagram:
     boxes: list[Box] = field(default_factory=list)
     endings: list[Ending] = field(default_factory=list)
     arrows: list[Arrow] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    notes: list[StrOrPromise] = field(default_factory=list)
     last: str = ""
 
     def short(self, name: str) -> str:
@@ -141,7 +146,7 @@ def draw(process: str, taken: Iterable[RoadStep] = ()) -> Diagram:
     if isinstance(definition, ProcessDefinition):
         artist.draw_declared(definition)
     else:
-        artist.found.notes.append("this release declares no such process")
+        artist.found.notes.append(_("this release declares no such process"))
     artist.draw_road(list(taken))
     artist.say_where_from()
     return artist.found
@@ -308,7 +313,7 @@ class _Artist:
             self.found.arrows.append(self.arrows[key])
         return self.arrows[key]
 
-    def _note(self, texts: Iterable[str]) -> None:
+    def _note(self, texts: Iterable[StrOrPromise]) -> None:
         self.found.notes += [text for text in texts if text not in self.found.notes]
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from django.db import transaction
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
 
 from pm_celery import redaction, registry
 from pm_celery.conf import get_settings
@@ -27,7 +29,7 @@ from pm_celery.wording import name_of, text_of
 
 __all__ = ["edit_and_retry", "editable"]
 
-_HINT = "payloads are not changed here: set PM_CELERY['EDIT_PAYLOADS'] = True to allow it"
+_HINT = _("payloads are not changed here: set PM_CELERY['EDIT_PAYLOADS'] = True to allow it")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +46,14 @@ def editable(letter_id: int) -> Payloads:
     alias = get_settings().database
     letter = DeadLetter.objects.using(alias).filter(pk=letter_id).first()
     if letter is None:
-        raise Refused("there is no such letter")
+        raise Refused(_("there is no such letter"))
     row = _row(alias, letter)
     if row is None:
-        raise Refused("its message is no longer there")
+        raise Refused(_("its message is no longer there"))
     original = letter.original_payload
-    return Payloads(_shown(row, row.payload), _shown(row, original) if original else "")
+    # It may be of an older version than what was written in its place.
+    shown = redaction.payload_shown(row.name, row.process, original, kind=row.kind)
+    return Payloads(_shown(row), shown if original else "")
 
 
 def edit_and_retry(letter_id: int, payload: str, *, by: str = "", reason: str = "") -> None:
@@ -66,7 +70,7 @@ def edit_and_retry(letter_id: int, payload: str, *, by: str = "", reason: str = 
         letter, _instance = dead_letters.locked(alias, letter_id)
         row = _row(alias, letter, lock=True)
         if letter.place == Place.PUBLISH or row is None or row.status != "dead":
-            raise Refused("there is no dead message whose payload could be changed")
+            raise Refused(_("there is no dead message whose payload could be changed"))
         before = row.payload
         row.payload = _filled(row, payload)
         _validate(row, letter, before)
@@ -88,9 +92,9 @@ def _row(
     return (messages.select_for_update() if lock else messages).first()
 
 
-def _shown(row: InboxMessage | OutboxCommand, payload: str) -> str:
+def _shown(row: InboxMessage | OutboxCommand) -> str:
     return redaction.payload_shown(
-        row.name, row.process, payload, kind=row.kind, version=row.version
+        row.name, row.process, row.payload, kind=row.kind, version=row.version
     )
 
 
@@ -102,17 +106,21 @@ def _filled(row: InboxMessage | OutboxCommand, given: str) -> str:
     try:
         meant = json.loads(given, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
-        raise Refused(f"that is no JSON: {error}") from None
+        raise Refused(_("that is no JSON: %(error)s"), error=str(error)) from None
     if HIDDEN not in given and "\\u2022" not in given:
         return json.dumps(meant, ensure_ascii=False)
-    shown_text = _shown(row, row.payload)
+    shown_text = _shown(row)
     try:
         stored = json.loads(row.payload)
         # What is hidden as a whole is shown as no JSON.
         shown = HIDDEN if shown_text == HIDDEN else json.loads(shown_text)
-        return json.dumps(_restored(meant, shown, stored, "the payload"), ensure_ascii=False)
+        return json.dumps(
+            _restored(meant, shown, stored, gettext("the payload")), ensure_ascii=False
+        )
     except (ValueError, RecursionError):
-        raise Refused(f"write a value for each {HIDDEN}: the stored payload is no JSON") from None
+        raise Refused(
+            _("write a value for each %(hidden)s: the stored payload is no JSON"), hidden=HIDDEN
+        ) from None
 
 
 def _no_number(name: str) -> NoReturn:
@@ -123,7 +131,11 @@ def _restored(meant: Any, shown: Any, stored: Any, where: str) -> Any:
     if meant == HIDDEN:
         if shown != HIDDEN:
             # Else a hidden value could be moved to where it is shown.
-            raise Refused(f"{where}: nothing was hidden there: write the value instead of {HIDDEN}")
+            raise Refused(
+                _("%(where)s: nothing was hidden there: write the value instead of %(hidden)s"),
+                where=where,
+                hidden=HIDDEN,
+            )
         return stored
     if isinstance(meant, dict):
         of, under = (shown, stored) if isinstance(shown, dict) else ({}, {})
@@ -136,18 +148,30 @@ def _restored(meant: Any, shown: Any, stored: Any, where: str) -> Any:
             return meant
         if not isinstance(shown, list) or len(shown) != len(meant):
             raise Refused(
-                f"{where}: give as many items as there were, in their order, or write a value for each "
-                f"{HIDDEN}"
+                _(
+                    "%(where)s: give as many items as there were, in their order, or write a value "
+                    "for each %(hidden)s"
+                ),
+                where=where,
+                hidden=HIDDEN,
             )
         for index, item in enumerate(meant):
             # An item on another's place would get the other's hidden values.
             if _holds_hidden(item) and item != shown[index] and item in shown:
-                raise Refused(f"{where}: leave the items in their order, for the sake of {HIDDEN}")
+                raise Refused(
+                    _("%(where)s: leave the items in their order, for the sake of %(hidden)s"),
+                    where=where,
+                    hidden=HIDDEN,
+                )
         return [
-            _restored(item, shown[index], stored[index], f"{where}, item {index + 1}")
+            _restored(item, shown[index], stored[index], _item(where, index + 1))
             for index, item in enumerate(meant)
         ]
     return meant
+
+
+def _item(where: str, number: int) -> str:
+    return gettext("%(where)s, item %(number)s") % {"where": where, "number": number}
 
 
 def _holds_hidden(data: Any) -> bool:
@@ -167,10 +191,13 @@ def _validate(row: InboxMessage | OutboxCommand, letter: DeadLetter, before: str
         _validate_timer(row, before)
         return
     if row.kind not in ("event", "command"):
-        raise Refused(f"what a {row.kind} holds is not declared, and so is not changed")
+        raise Refused(_("what it holds is not declared, and so is not changed"))
     declared = registry.messages.get(row.name)
     if declared is None or declared.kind != row.kind or row.version > declared.version:
-        raise Refused(f"this release does not know the {row.kind} {row.name} v{row.version}")
+        unknown = _("this release does not know the event %(name)s v%(version)s")
+        if row.kind == "command":
+            unknown = _("this release does not know the command %(name)s v%(version)s")
+        raise Refused(unknown, name=row.name, version=row.version)
     try:
         # It was shown in the version in which it is stored, and so that is what was written.
         message = declared.decode(row.payload, row.version)
@@ -187,19 +214,19 @@ def _validate(row: InboxMessage | OutboxCommand, letter: DeadLetter, before: str
 def _validate_timer(row: InboxMessage | OutboxCommand, before: str) -> None:
     listener = registry.listeners.get(row.process)
     if not isinstance(listener, ProcessDefinition) or row.name not in listener.timer_handlers:
-        raise Refused(f"this release does not know the timer {row.name}")
+        raise Refused(_("this release does not know the timer %(name)s"), name=row.name)
     method = listener.timer_handlers[row.name]
     try:
         adapter = timer_adapter(getattr(listener.cls, method))
         if adapter is None:
-            raise Refused(f"{method} takes no payload")
+            raise Refused(_("%(handler)s takes no payload"), handler=method)
         adapter.validate_json(row.payload)
     except Refused:
         raise
     except Exception as error:  # noqa: BLE001 -- validators and correlates raise anything
         raise _refusal(row, before, error) from None
     if problem := unstorable(row.payload):
-        raise Refused(f"the payload {problem}")
+        raise Refused(_("the payload %(problem)s"), problem=problem)
 
 
 def _keep_key(
@@ -214,8 +241,10 @@ def _keep_key(
         return
     if letter.place != Place.UNMATCHED or key is None:
         raise Refused(
-            "with this payload it would be for another process instance: discard it, and publish an event "
-            "of its own"
+            _(
+                "with this payload it would be for another process instance: discard it, and publish "
+                "an event of its own"
+            )
         )
     row.key, row.partition = key, partition_of(row.process, key)
 

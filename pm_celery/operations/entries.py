@@ -106,6 +106,7 @@ class Act:
     sort: ClassVar[str] = "act"
     at: datetime
     verb: str
+    verb_name: str
     subject: str
     by: str
     reason: str

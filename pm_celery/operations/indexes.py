@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from hashlib import md5
 
 from django.db import connections, transaction
+from django.utils.translation import gettext_lazy as _
 
 from pm_celery import redaction
 from pm_celery.conf import get_settings
@@ -41,7 +42,7 @@ class StateIndex:
 def expression(field: str) -> str:
     """What the index of a field holds, in SQL; the planner wants the same words again."""
     if not FIELD.fullmatch(field):
-        raise Refused(f"{field!r:.80} is no name of a field")
+        raise Refused(_("%(name)s is no name of a field"), name=f"{field!r:.80}")
     return f"left((state::jsonb) ->> '{field}', {LONGEST})"
 
 
@@ -75,13 +76,13 @@ def create(process: str, field: str, *, by: str = "", reason: str = "") -> str:
     connection = connections[alias]
     value = expression(field)
     if redaction.is_hidden(process, field):
-        raise Refused(f"{process}.{field} is a field that is not to be shown")
+        raise Refused(_("%(field)s is a field that is not to be shown"), field=f"{process}.{field}")
     if connection.in_atomic_block:
-        raise Refused("an index cannot be made inside of a transaction")
+        raise Refused(_("an index cannot be made inside of a transaction"))
     name = _PREFIX + md5(f"{process}\0{field}".encode(), usedforsecurity=False).hexdigest()[:16]
     left_over = [index for index in existing() if index.name == name]
     if left_over and left_over[0].is_valid and left_over[0].field:
-        raise Refused(f"there is one: {name}")
+        raise Refused(_("there is one: %(name)s"), name=name)
     with connection.cursor() as cursor:
         if left_over:
             cursor.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
@@ -103,10 +104,12 @@ def drop(process: str, field: str, *, by: str = "", reason: str = "") -> None:
     """Remove the index of a field of a process. Raises ``Refused`` where there is none."""
     alias = _postgresql()
     if connections[alias].in_atomic_block:
-        raise Refused("an index cannot be dropped inside of a transaction")
+        raise Refused(_("an index cannot be dropped inside of a transaction"))
     found = [index for index in existing(field) if index.process == process]
     if not found:
-        raise Refused(f"there is no index of {field} of {process}")
+        raise Refused(
+            _("there is no index of %(field)s of %(process)s"), field=field, process=process
+        )
     with connections[alias].cursor() as cursor:
         cursor.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {found[0].name}")
     _intervene(alias, "drop index", process, field, by, reason)
@@ -116,14 +119,17 @@ def _postgresql() -> str:
     alias = get_settings().database
     if connections[alias].vendor != "postgresql":
         name = connections[alias].display_name
-        raise Refused(f"on {name} nobody can search by a field of the state: PostgreSQL can")
+        raise Refused(
+            _("on %(database)s nobody can search by a field of the state: PostgreSQL can"),
+            database=name,
+        )
     return alias
 
 
 def _quoted(text: str) -> str:
     """A literal, whatever is in it; without percent signs that a driver takes for a parameter."""
     if "\x00" in text:
-        raise Refused("the name of a process holds no U+0000")
+        raise Refused(_("the name of a process holds no U+0000"))
     escaped = text.replace("\\", "\\\\").replace("'", "''")
     return f"E'{escaped}'"
 

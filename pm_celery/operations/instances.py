@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from django.db import transaction
+from django.utils.translation import gettext_lazy as _
 
 from pm_celery import clock, inbox
 from pm_celery.conf import get_settings
@@ -13,6 +14,7 @@ from pm_celery.exceptions import Refused
 from pm_celery.failures import record_status
 from pm_celery.letters import settle_open
 from pm_celery.models import DeadLetter, InboxMessage, Instance, OutboxCommand, Timer
+from pm_celery.models.instances import InstanceStatus
 from pm_celery.operations.interventions import intervene
 from pm_celery.recording import skip_parked
 from pm_celery.timers import timeout_message
@@ -33,9 +35,14 @@ def locked(instance_id: int) -> Instance:
         .first()
     )
     if found is None:
-        raise Refused("there is no such instance")
+        raise Refused(_("there is no such instance"))
     wake_on_commit([found.partition])
     return found
+
+
+def _refuse_ended(instance: Instance) -> None:
+    if instance.ended_at is not None:
+        raise Refused(_("already %(status)s"), status=InstanceStatus(instance.status).label)
 
 
 def cancel(instance_id: int, *, by: str = "", reason: str = "") -> None:
@@ -53,8 +60,7 @@ def _end(instance_id: int, status: str, verb: str, by: str, reason: str) -> None
     alias = get_settings().database
     with transaction.atomic(using=alias):
         instance = locked(instance_id)
-        if instance.ended_at is not None:
-            raise Refused(f"already {instance.status}")
+        _refuse_ended(instance)
         now = clock.now()
         record_status(alias, instance, status=status, kind=status, name=by, now=now, ended=True)
         Timer.objects.using(alias).filter(instance_id=instance.pk).delete()
@@ -71,10 +77,9 @@ def fire_timeout(instance_id: int, *, by: str = "", reason: str = "") -> None:
     alias = get_settings().database
     with transaction.atomic(using=alias):
         instance = locked(instance_id)
-        if instance.ended_at is not None:
-            raise Refused(f"already {instance.status}")
+        _refuse_ended(instance)
         if instance.timeout_at is None:
-            raise Refused("it has no timeout, or it has fired already")
+            raise Refused(_("it has no timeout, or it has fired already"))
         now = clock.now()
         inbox.put([timeout_message(instance, now, now)])
         instance.timeout_at = None
@@ -93,16 +98,15 @@ def retry(instance_id: int, *, by: str = "", reason: str = "") -> int:
     alias = get_settings().database
     with transaction.atomic(using=alias):
         instance = locked(instance_id)
-        if instance.ended_at is not None:
-            raise Refused(f"already {instance.status}")
+        _refuse_ended(instance)
         if instance.status != "failed":
-            raise Refused("it has not failed")
+            raise Refused(_("it has not failed"))
         letters = DeadLetter.objects.using(alias).open().filter(instance_id=instance.pk)
         found = list(letters.filter(command_id=None).values_list("pk", flat=True)[:2])
         if not found:
-            raise Refused("it has no open dead letter")
+            raise Refused(_("it has no open dead letter"))
         if len(found) > 1:
-            raise Refused("it has several open dead letters: retry or discard each by itself")
+            raise Refused(_("it has several open dead letters: retry or discard each by itself"))
         dead_letters.retry(found[0], by=by, reason=reason)
     return found[0]
 

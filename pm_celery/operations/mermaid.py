@@ -30,7 +30,7 @@ def mermaid(found: Diagram) -> str:
     links += [(_link(found, arrow), arrow.taken) for arrow in found.arrows]
     lines += [f"    {text}" for text, _taken in links]
     lines += _marks(found, [at for at, (_text, taken) in enumerate(links) if taken])
-    lines += [f"%% not known: {_one_line(note)}" for note in found.notes]
+    lines += [f"%% not known: {_one_line(str(note))}" for note in found.notes]
     return "\n".join(lines) + "\n"
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from django.db import transaction
+from django.utils.translation import gettext_lazy as _
 
 from pm_celery import clock
 from pm_celery.conf import get_settings
 from pm_celery.exceptions import Refused
 from pm_celery.models import InboxMessage, Instance, Pause
+from pm_celery.models.inbox import InboxStatus
 from pm_celery.operations import instances
 from pm_celery.operations.interventions import intervene
 from pm_celery.rows import NEVER
@@ -48,7 +50,7 @@ def _locked(alias: str, inbox_id: int) -> tuple[InboxMessage, Instance | None]:
     rows = InboxMessage.objects.using(alias)
     seen = rows.filter(pk=inbox_id).only("process", "key").first()
     if seen is None:
-        raise Refused("there is no such message")
+        raise Refused(_("there is no such message"))
     instance = None
     if seen.process and seen.key:
         known = Instance.objects.using(alias).filter(process=seen.process, key=seen.key)
@@ -56,7 +58,7 @@ def _locked(alias: str, inbox_id: int) -> tuple[InboxMessage, Instance | None]:
         instance = instances.locked(pk) if pk is not None else None
     message = rows.select_for_update().filter(pk=inbox_id).first()
     if message is None:
-        raise Refused("there is no such message")
+        raise Refused(_("there is no such message"))
     return message, instance
 
 
@@ -65,19 +67,23 @@ def _refuse_what_is_not_to_be_woken(alias: str, message: InboxMessage) -> None:
         case "pending":
             pass
         case "dead":
-            raise Refused("it is a dead letter: retry or discard that")
+            raise Refused(_("it is a dead letter: retry or discard that"))
         case "parked":
-            raise Refused("it is parked behind a failure: settle the dead letter of its instance")
+            raise Refused(
+                _("it is parked behind a failure: settle the dead letter of its instance")
+            )
         case "waiting":
-            raise Refused("it waits for a start event, and being woken would end its patience")
+            raise Refused(_("it waits for a start event, and being woken would end its patience"))
         case settled:
-            raise Refused(f"already {settled}")
+            raise Refused(_("already %(status)s"), status=InboxStatus(settled).label)
     if message.due_at == NEVER:
         pauses = Pause.objects.using(alias).filter(process=message.process)
         if pauses.exists():
-            raise Refused("its process is paused: resume that")
+            raise Refused(_("its process is paused: resume that"))
     if message.process and message.key:
         before = InboxMessage.objects.using(alias).of_instance(message.process, message.key)
         blocking = before.filter(pk__lt=message.pk, status="pending", due_at__gt=clock.now())
         if (first := blocking.values_list("pk", flat=True).first()) is not None:
-            raise Refused(f"message {first} of its instance comes before it: wake that one")
+            raise Refused(
+                _("message %(id)s of its instance comes before it: wake that one"), id=first
+            )

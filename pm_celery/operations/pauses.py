@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from django.db import transaction
+from django.utils.translation import gettext_lazy as _
 
 from pm_celery import clock, pauses, registry
 from pm_celery.conf import get_settings
@@ -24,7 +25,7 @@ def pause(process: str, *, by: str = "", reason: str = "") -> None:
     """
     alias = get_settings().database
     if registry.listeners.get(process) is None and not _is_known(alias, process):
-        raise Refused(f"there is no process {process!r}")
+        raise Refused(_("there is no process %(name)s"), name=repr(process))
     with transaction.atomic(using=alias):
         pause = Pause(process=process, paused_at=clock.now(), paused_by=by[:255], reason=reason)
         rows = Pause.objects.using(alias)
@@ -32,8 +33,10 @@ def pause(process: str, *, by: str = "", reason: str = "") -> None:
         # Of two who do it at once the second one waits at the insert, and finds the other's row.
         if not rows.filter(process=process, paused_at=pause.paused_at, resumed_at=None).exists():
             if rows.filter(process=process, resumed_at__isnull=False).exists():
-                raise Refused("it is being resumed: wait until all that was held back is released")
-            raise Refused("it is paused already")
+                raise Refused(
+                    _("it is being resumed: wait until all that was held back is released")
+                )
+            raise Refused(_("it is paused already"))
         intervene(alias, "pause", process, by=by, reason=reason, process=process)
 
 
@@ -51,14 +54,14 @@ def resume(process: str, *, by: str = "", reason: str = "") -> int:
     with transaction.atomic(using=alias):
         found = Pause.objects.using(alias).select_for_update().filter(process=process).first()
         if found is None:
-            raise Refused("it is not paused")
+            raise Refused(_("it is not paused"))
         if found.resumed_at is not None:
-            raise Refused("it is being resumed already")
+            raise Refused(_("it is being resumed already"))
         found.resumed_at = clock.now()
         found.save(using=alias, update_fields=["resumed_at"])
         intervene(alias, "resume", process, by=by, reason=reason, process=process)
     total = 0
-    for _ in range(_MOST_PORTIONS):
+    for _portion in range(_MOST_PORTIONS):
         released = pauses.release(process)
         total += released
         if not released:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from django.db import transaction
+from django.utils.translation import gettext_lazy as _
 from pydantic import ValidationError
 
 from pm_celery import registry
@@ -43,7 +44,7 @@ def event_named(name: str) -> MessageType:
     """The declaration of an event. Raises ``Refused`` for what is none of this release."""
     declared = registry.messages.get(name)
     if declared is None or declared.kind != "event":
-        raise Refused(f"this release knows no event {name!r:.80}")
+        raise Refused(_("this release knows no event %(name)s"), name=f"{name!r:.80}")
     return declared
 
 
@@ -81,13 +82,13 @@ def publish_by_hand(
     found = problems(name, payload)
     if found:
         told = "; ".join(f"{'.'.join(map(str, at)) or 'payload'}: {what}" for at, what in found)
-        raise Refused(f"{name} does not validate: {told}")
+        raise Refused(_("%(name)s does not validate: %(problems)s"), name=name, problems=told)
     declared = event_named(name)
     event = declared.decode(json.dumps(payload))
     rows = InboxMessage.objects.using(alias)
     with transaction.atomic(using=alias):
         if event_id and rows.filter(message_id=event_id).exists():
-            raise Refused("its id was used before, and the first event stands")
+            raise Refused(_("its id was used before, and the first event stands"))
         try:
             event_id = publish(
                 event,
@@ -99,7 +100,7 @@ def publish_by_hand(
             raise Refused(str(error)) from error
         stored = list(rows.filter(message_id=event_id).order_by("pk"))
         if not stored:
-            raise Refused("nobody hears it: no process and no policy of this release takes it")
+            raise Refused(_("nobody hears it: no process and no policy of this release takes it"))
         routes = tuple(
             Routed(row.pk, row.process, row.key, row.reason if row.status == "dead" else "")
             for row in stored

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from django.db.models import Q
 from django.db.models.expressions import RawSQL
+from django.utils.translation import gettext_lazy as _
 
 from pm_celery import redaction, registry
 from pm_celery.conf import get_settings
@@ -114,14 +115,18 @@ def _by_state(field: str, value: str) -> list[int]:
     usable = [index for index in indexes.existing(field) if index.is_valid]
     if not usable:
         raise Refused(
-            f"no process has an index of the state's field {field}, and without one all states would be "
-            f"read. Make one: manage.py pm index <process> {field}"
+            _(
+                "no process has an index of the state's field %(field)s, and without one all states "
+                "would be read. Make one: manage.py pm index <process> %(field)s"
+            ),
+            field=field,
         )
     shown = [index for index in usable if not redaction.is_hidden(index.process, field)]
     # A field that holds fields is text as a whole, and may hold some that are not to be shown.
     if not shown or value.startswith(("{", "[")):
         raise Refused(
-            f"{field} cannot be searched by: its value is not to be shown, or no plain one"
+            _("%(field)s cannot be searched by: its value is not to be shown, or no plain one"),
+            field=field,
         )
     found: list[int] = []
     alias = get_settings().database

@@ -12,17 +12,29 @@ import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery.canvas import Signature
+from django.utils.text import format_lazy
+from django.utils.translation import gettext_lazy as _
 
 from pm_celery.messages import MessageType
 from pm_celery.publishing import Envelope
+
+if TYPE_CHECKING:
+    from django_stubs_ext import StrOrPromise
 
 __all__ = ["Found", "events_published_by", "read_handler"]
 
 # Calls of helpers are followed so far.
 _DEEPEST = 4
+# What a function does with something that its source does not name.
+_DOES = {
+    "sends": _("{function}() sends something that its source does not name"),
+    "publishes": _("{function}() publishes something that its source does not name"),
+    "sets": _("{function}() sets a timer that its source does not name"),
+    "cancels": _("{function}() cancels a timer that its source does not name"),
+}
 
 
 @dataclass(slots=True)
@@ -30,7 +42,7 @@ class Found:
     """Names, each once, in the order of the source.
 
     commands, events: wire names; a Celery signature by its task's name. timers: those that are set.
-    unknown: in words, what the source does not tell.
+    unknown: in words, what the source does not tell; translated when they are read, for this is kept.
     """
 
     commands: list[str] = field(default_factory=list)
@@ -38,7 +50,7 @@ class Found:
     timers: list[str] = field(default_factory=list)
     cancelled_timers: list[str] = field(default_factory=list)
     completes: bool = False
-    unknown: list[str] = field(default_factory=list)
+    unknown: list[StrOrPromise] = field(default_factory=list)
 
 
 def read_handler(cls: type, method: str) -> Found:
@@ -74,12 +86,10 @@ class _Reader:
         try:
             tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
         except (OSError, TypeError, SyntaxError, ValueError, RecursionError):
-            self._note(f"the source of {function.__name__}() cannot be read")
+            text = _("the source of {function}() cannot be read")
+            _add(self.found.unknown, format_lazy(text, function=function.__name__))
             return
         _Body(self, function, tree, depth).read()
-
-    def _note(self, text: str) -> None:
-        _add(self.found.unknown, text)
 
 
 class _Body:
@@ -127,7 +137,7 @@ class _Body:
                 timer = self._text(call.args[0] if call.args else _keyword(call, "name"))
                 set_ = name == "set_timer"
                 if timer is None:
-                    self._note("sets a timer" if set_ else "cancels a timer")
+                    self._note("sets" if set_ else "cancels")
                 else:
                     _add(self.found.timers if set_ else self.found.cancelled_timers, timer)
             case "complete":
@@ -161,7 +171,7 @@ class _Body:
         elif isinstance(events, ast.ListComp | ast.GeneratorExp):
             elements = [events.elt]
         else:
-            self._note("publishes something")
+            self._note("publishes")
         for element in elements:
             for event in self._made(element):
                 self._keep(event, "event", self.found.events, "publishes")
@@ -204,7 +214,7 @@ class _Body:
         elif isinstance(thing, str) and thing and kind == "command":
             _add(names, thing)
         else:
-            self._note(f"{verb} something")
+            self._note(verb)
 
     def _resolved(self, node: ast.AST) -> Any:
         """What a dotted name stands for in the function's module, or around it; None if unknown."""
@@ -231,11 +241,10 @@ class _Body:
         return known if isinstance(known, str) else None
 
     def _note(self, verb: str) -> None:
-        text = f"{self.function.__name__}() {verb} that its source does not name"
-        _add(self.found.unknown, text)
+        _add(self.found.unknown, format_lazy(_DOES[verb], function=self.function.__name__))
 
 
-def _add(names: list[str], name: str) -> None:
+def _add(names: list[Any], name: StrOrPromise) -> None:
     if name not in names:
         names.append(name)
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from django.utils.translation import gettext as _
+
 from pm_celery import registry
 from pm_celery.definitions import ProcessDefinition
 from pm_celery.redaction import HIDDEN, state_shown
@@ -76,14 +78,14 @@ def read_state(process: str, text: str, version: int | None = None) -> State:
     try:
         data = json.loads(shown)
     except (ValueError, RecursionError):
-        return State(shown, problem="it is no JSON")
+        return State(shown, problem=_("it is no JSON"))
     definition = registry.listeners.get(process)
     if not isinstance(definition, ProcessDefinition):
-        return State(data, problem="this release declares no such process")
+        return State(data, problem=_("this release declares no such process"))
     today = definition.state_version
     if version is not None and version != today:
-        told = f"it is of version {version}, and this release has version {today}"
-        return State(data, problem=told)
+        told = _("it is of version %(version)s, and this release has version %(today)s")
+        return State(data, problem=told % {"version": version, "today": today})
     try:
         return State(data, definition.load(text))
     except Exception as error:  # noqa: BLE001 -- the process's own validators may raise anything

@@ -280,7 +280,14 @@ class _Reader:
         rows = self._between(Intervention.objects.using(self.alias), "at")
         for row in rows.filter(instance_id=self.instance.pk).defer("details")[:MOST_SHOWN]:
             self.found.entries.append(
-                Act(at=row.at, verb=row.verb, subject=row.subject, by=row.by, reason=row.reason)
+                Act(
+                    at=row.at,
+                    verb=row.verb,
+                    verb_name=row.get_verb_display(),
+                    subject=row.subject,
+                    by=row.by,
+                    reason=row.reason,
+                )
             )
 
     def _add_timers(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from django.db import transaction
+from django.utils.translation import gettext_lazy as _
 
 from pm_celery import clock, inbox
 from pm_celery.conf import get_settings
@@ -46,9 +47,9 @@ def move(timer_id: int, due_at: datetime, *, by: str = "", reason: str = "") -> 
     """Let a timer fire at another moment, with its time zone. Raises ``Refused`` if it is gone or has fired,
     and for a moment that databases cannot keep or give back."""
     if due_at.tzinfo is None:
-        raise Refused("give a moment with its time zone")
+        raise Refused(_("give a moment with its time zone"))
     if due_at >= NEVER:
-        raise Refused("the moment is too far away")
+        raise Refused(_("the moment is too far away"))
     alias = get_settings().database
     with transaction.atomic(using=alias):
         timer, instance = _locked(alias, timer_id, fired=False)
@@ -67,11 +68,11 @@ def _locked(alias: str, timer_id: int, *, fired: bool = True) -> tuple[Timer, In
     """
     seen = Timer.objects.using(alias).filter(pk=timer_id).first()
     if seen is None:
-        raise Refused("it was handled or cancelled already")
+        raise Refused(_("it was handled or cancelled already"))
     instance = locked(seen.instance_id)
     timer = Timer.objects.using(alias).select_for_update().filter(pk=timer_id).first()
     if timer is None:
-        raise Refused("it was handled or cancelled already")
+        raise Refused(_("it was handled or cancelled already"))
     if timer.fired_at is not None and not fired:
-        raise Refused("it has fired already")
+        raise Refused(_("it has fired already"))
     return timer, instance

@@ -8,7 +8,7 @@ from typing import Any
 
 from pm_celery import clock
 from pm_celery.export import data_of, plain
-from pm_celery.models import Instance
+from pm_celery.models import Instance, Transition
 from pm_celery.operations.awaiting import Awaited, awaited
 from pm_celery.operations.entries import (
     MOST_SHOWN,
@@ -55,7 +55,7 @@ def show(shell: Shell) -> int:
     step, state = state_as_of(instance, instance.number if at is None else at)
     status = instance.status if at is None or step is None else step.status
     found = _last(timeline(instance, until=at), min(max(1, shell.options["limit"]), MOST_SHOWN))
-    shell.out.document(_document(instance, at, status, state, found))
+    shell.out.document(_document(instance, at, step, state, found))
     if shell.out.as_json:
         return DONE
     _header(shell, instance, at, status)
@@ -84,15 +84,17 @@ def _last(found: Timeline, limit: int) -> Timeline:
 
 
 def _document(
-    instance: Instance, at: int | None, status: str, state: State, found: Timeline
+    instance: Instance, at: int | None, step: Transition | None, state: State, found: Timeline
 ) -> dict[str, Any]:
+    shown = instance if at is None or step is None else step
     return {
         "process": instance.process,
         "key": instance.key,
         "id": instance.pk,
         "at": at,
-        "status": status,
+        "status": shown.status,
         "state": state.data,
+        "state_version": shown.state_version,
         "number": instance.number,
         "correlation_id": instance.correlation_id,
         "started_at": plain(instance.started_at),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs import commands
-from tests.docs.pages import PAGES, ROOT, anchors, inline_code, links, name_of
+from tests.docs.pages import DOCS, PAGES, ROOT, anchors, inline_code, links, name_of
 
 pytestmark = pytest.mark.any_database
 
@@ -84,3 +84,11 @@ def test_a_link_to_a_heading_that_is_not_there_is_found(tmp_path: Path) -> None:
 
     assert found == [("", "a-page"), ("page.md", "nowhere"), ("gone.md", "")]
     assert [_leads_somewhere(page, *link) for link in found] == [True, False, False]
+
+
+def test_the_index_leads_to_every_page() -> None:
+    index = DOCS / "index.md"
+
+    led_to = {(DOCS / path).resolve() for path, _ in links(index)}
+
+    assert {*DOCS.rglob("*.md")} - {index} - led_to == set()

@@ -7,7 +7,12 @@ import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, DjangoHelpFormatter
+from django.core.management.base import (
+    BaseCommand,
+    CommandError,
+    DjangoHelpFormatter,
+    no_translations,
+)
 from django.db import DatabaseError
 
 from pm_celery.exceptions import Refused, SettingsError
@@ -74,6 +79,8 @@ class Command(BaseCommand):
         for module in _FAMILIES:
             module.add(family)
 
+    # English, whatever LANGUAGE_CODE says: scripts read it, and so do colleagues to whom it is sent.
+    @no_translations
     def handle(self, *args: Any, **options: Any) -> None:
         colour = True if options["force_color"] else False if options["no_color"] else None
         out = Output(

@@ -330,6 +330,23 @@ def test_a_failed_command_of_the_failure_handler_does_not_call_it_again(time: Ti
     assert Instance.objects.get().status == "started"
 
 
+def test_a_dead_command_that_is_given_up_is_settled_and_runs_no_more(time: Time) -> None:
+    Plan.raise_in["reserve"] = KeyError("no shelf")
+    publish(Placed(order_id=uuid4()))
+    drain()
+    for _ in range(6):
+        time.elapse("1m")
+    Plan.raise_in.clear()
+    letter, runs = DeadLetter.objects.get(), Plan.ran.count("reserve")
+
+    dead_letters.discard(letter.pk, by="ann")
+    time.elapse("1h")
+
+    command = OutboxCommand.objects.get(pk=letter.command_id)
+    assert (command.status, command.settled_at is None) == ("discarded", False)
+    assert Plan.ran.count("reserve") == runs
+
+
 def test_a_dead_command_that_is_retried_runs_to_its_end(time: Time) -> None:
     order_id = uuid4()
     publish(Placed(order_id=order_id))

@@ -174,6 +174,8 @@ class Puppet(ProcessManager):
     def failed(self, failure: Failure) -> None:
         self.obey(f"failed {failure.name} {failure.error} {failure.attempts}")
         self.send(Clean(key=self.key))
+        if failure.name == "puppet.Insisted":
+            self.complete()
         Plan.visit("failed")
 
 

@@ -46,7 +46,8 @@ FATES = {
     *("instance completed for good", "instance timed_out for good", "instance cancelled for good"),
 }
 
-pytestmark = pytest.mark.django_db
+# On one of them: that the others do the same is what the engine's own tests show.
+pytestmark = [pytest.mark.django_db, pytest.mark.any_database]
 
 
 class InMemory:
@@ -162,7 +163,6 @@ def test_a_process_in_memory_is_at_every_moment_as_it_is_in_the_database(
         assert memory.kept() == database.kept(), operation
 
 
-@pytest.mark.any_database
 def test_these_seeds_show_every_handler_and_every_fate() -> None:
     """Else the comparison would compare little."""
     fates: set[str] = set()

@@ -22,7 +22,17 @@ from pm_celery import (
 )
 from pm_celery.exceptions import InvalidMessage, Misuse
 from pm_celery.testing import Broken, Report, Scenario, explore
-from tests.kit.parcels import Delivered, Ordered, Pack, Packed, Paid, Parcel, Send, Unpack
+from tests.kit.parcels import (
+    Delivered,
+    Ordered,
+    Pack,
+    Packed,
+    Paid,
+    Parcel,
+    Send,
+    Unpack,
+    print_label,
+)
 
 pytestmark = pytest.mark.any_database
 
@@ -291,6 +301,18 @@ def test_an_event_happens_only_after_its_causes() -> None:
     )
 
 
+def test_a_celery_task_may_be_the_cause_of_an_event() -> None:
+    events, only = [ORDERED, PACKED, DELIVERED], {"duplicates": 0, "command_failures": 0}
+    sent = print_label.s("p", copies=2)
+
+    for cause in (print_label, sent):
+        ways = seen(Parcel, events, causes={Packed: Ordered, Delivered: cause}, **only)
+        assert ("ordered", "packed", "delivered") in ways
+        assert ("ordered", "delivered") not in ways
+    never = {Packed: Ordered, Delivered: print_label.s("q")}
+    assert ("ordered", "packed", "delivered") not in seen(Parcel, events, causes=never, **only)
+
+
 def test_of_alternatives_one_happens() -> None:
     ways = seen(Lamp, LAMP, alternatives=[(Pressed, Unplugged)], duplicates=0)
 
@@ -374,11 +396,6 @@ def test_a_command_id_in_the_state_makes_no_state_a_new_one() -> None:
 
 def declare_ten() -> tuple[type[ProcessManager], list[Any], dict[Any, Any]]:
     """A process of ten events, two timers and a timeout; of two chains of events both may be ahead."""
-
-    @event
-    class Step:
-        key: str
-        number: int
 
     classes = [
         event(name=f"ten.Step{number}")(
@@ -512,6 +529,8 @@ def test_what_is_asked_wrongly_is_told() -> None:
         explore(Lamp, [ORDERED])
     with pytest.raises(Misuse, match="none of the events"):
         explore(Lamp, LAMP[:2], causes={Unplugged: Pressed})
+    with pytest.raises(Misuse, match="of several instances: a, b"):
+        explore(Lamp, [Plugged("a"), Pressed("b")])
     with pytest.raises(Misuse, match="no event, no command"):
         explore(Lamp, LAMP, causes={Unplugged: 7})
     with pytest.raises(InvalidMessage):

@@ -8,7 +8,7 @@ from unittest import TestCase
 import pytest
 from django.db import DatabaseError, connections
 
-from pm_celery import ProcessManager, command, event, handle
+from pm_celery import Failure, ProcessManager, command, event, handle, on_failure
 from pm_celery.exceptions import DeclarationError, InvalidMessage, Misuse, Refused
 from pm_celery.testing import Injected, given
 from tests.kit.parcels import (
@@ -27,6 +27,7 @@ from tests.kit.parcels import (
     Weighed,
     print_label,
 )
+from tests.test_package import in_a_fresh_interpreter
 
 pytestmark = pytest.mark.any_database
 
@@ -203,6 +204,27 @@ def test_a_failure_handler_that_fails_is_noted_on_the_letter() -> None:
 
     assert "failed was to fail" in parcel.dead_letters[0].failure_handler_error
     assert parcel.status == "failed"
+
+
+def test_what_was_parked_is_skipped_when_the_failure_handler_ends_the_instance() -> None:
+    class Yielding(ProcessManager):
+        @handle(Ordered, start=True, correlate="parcel")
+        def ordered(self, event: Ordered) -> None: ...
+
+        @handle(Paid, correlate="parcel")
+        def paid(self, event: Paid) -> None: ...
+
+        @on_failure
+        def failed(self, failure: Failure) -> None:
+            self.complete()
+
+    yielding = given(Yielding, ORDERED).failing("paid", times=1).when(PAID, PAID).elapse("1h")
+    assert yielding.status == "started"
+
+    yielding.failing("paid").when(PAID, Paid("p", amount=1)).elapse("1h")
+
+    assert yielding.status == "completed"
+    assert yielding.skipped == [(Paid("p", amount=1), "the instance is completed")]
 
 
 def test_an_instance_is_cancelled_once() -> None:
@@ -403,6 +425,18 @@ def test_no_database_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(connection, "ensure_connection", refuse)
 
     given(Parcel, ORDERED, PAID).failing("delivered").when(DELIVERED).elapse("1h").retry().cancel()
+
+
+def test_the_kit_is_imported_without_models_and_without_settings() -> None:
+    code = (
+        "from pm_celery.testing import explore, given\n"
+        "import sys\n"
+        "assert 'pm_celery.models' not in sys.modules\n"
+        "from django.conf import settings\n"
+        "print(settings.configured)"
+    )
+
+    assert in_a_fresh_interpreter(code) == "False"
 
 
 class UnderUnittest(TestCase):

@@ -157,6 +157,33 @@ def test_a_timer_that_sets_itself_again_fires_again() -> None:
     assert parcel.timers == {"reminder": parcel.now + timedelta(days=1)}
 
 
+def test_timers_whose_moments_have_passed_fire_in_the_order_of_these() -> None:
+    class Belated(ProcessManager):
+        log: list[str] = field(default_factory=list)
+
+        @handle(Began, start=True, correlate="key")
+        def begin(self, event: Began) -> None:
+            self.set_timer("second", at=self.now - timedelta(seconds=1))
+            self.set_timer("first", at=self.now - timedelta(seconds=2))
+
+        @on_timer("first")
+        def first(self) -> None:
+            self.log.append("first")
+
+        @on_timer("second")
+        def second(self) -> None:
+            self.log.append("second")
+
+    assert given(Belated, Began("k")).state.log == ["first", "second"]
+
+
+def test_a_timer_whose_handler_failed_is_gone_when_that_is_discarded() -> None:
+    parcel = given(Parcel, ORDERED).failing("remind", for_good=True).elapse("1d")
+
+    assert parcel.timers.keys() == {"reminder"}
+    assert parcel.discard().timers == {}
+
+
 def test_time_begins_where_the_test_says() -> None:
     moment = datetime(1999, 12, 31, tzinfo=UTC)
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import TypeVar
 
+from pm_celery.exceptions import Misuse
 from pm_celery.messages import message_type
 from pm_celery.process import ProcessManager
 from pm_celery.testing.exploration.checks import Checks, Found
@@ -19,7 +21,7 @@ from pm_celery.testing.exploration.reporting import Report, Violation
 from pm_celery.testing.exploration.search import Search
 from pm_celery.testing.exploration.source import Source, snake
 from pm_celery.testing.memory.incoming import declared_event
-from pm_celery.testing.memory.instance import BEGINNING
+from pm_celery.testing.memory.instance import BEGINNING, Memory
 from pm_celery.testing.scenario import Scenario, given
 
 __all__ = ["explore"]
@@ -84,8 +86,7 @@ def explore(
     began = time.perf_counter()
     beginning = given(process, raises=raises, now=now)
     memory = beginning.memory
-    for event in events:
-        declared_event(memory, message_type(event, "event"))
+    _guard(memory, events)
     model = Model(events, causes, alternatives, missing)
     checks = Checks(frozenset(message_type(cls, "command").name for cls in once), list(invariants))
     search = Search(model, checks, most_states)
@@ -104,6 +105,21 @@ def explore(
     )
     report.assert_ok()
     return report
+
+
+def _guard(memory: Memory, events: Sequence[object]) -> None:
+    """Raise for events that the process does not hear, or that are not all of one instance."""
+    definition = memory.definition
+    keys = set()
+    for event in events:
+        declared = message_type(event, "event")
+        declared_event(memory, declared)
+        with suppress(Exception):  # what a correlate raises is found by exploring
+            keys.add(definition.key_of(declared, event))
+    if len(keys - {None}) > 1:
+        raise Misuse(
+            f"explore(…): the events are of several instances: {', '.join(sorted(map(str, keys)))}."
+        )
 
 
 def _told(process: type, raises: tuple[type[Exception], ...], found: Found) -> Violation:

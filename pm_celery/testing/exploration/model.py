@@ -6,9 +6,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from celery.app.task import Task
+from celery.canvas import Signature
+
 from pm_celery.exceptions import InvalidMessage, Misuse
 from pm_celery.messages import MessageType, encoded, message_type
+from pm_celery.rows import CommandRow
 from pm_celery.testing.memory.instance import Memory
+from pm_celery.testing.memory.views import command_of
 from pm_celery.testing.scenario import Scenario
 
 __all__ = ["Causes", "Faults", "Model", "Occurrence"]
@@ -16,6 +21,7 @@ __all__ = ["Causes", "Faults", "Model", "Occurrence"]
 Cause = Any
 Causes = Mapping[Any, Cause] | Iterable[tuple[Any, Cause]]
 Requirement = Callable[[Memory, int], bool]
+IsMeant = Callable[[CommandRow], bool]
 # A command counts as a cause unless it never ran.
 _UNDER_WAY = ("dispatched", "done")
 
@@ -42,8 +48,8 @@ class Occurrence:
     requires: list[Requirement]
     rivals: int
     may_be_missing: bool
-    #: The name and payload of the commands that cause it.
-    commands: set[tuple[str, str | None]]
+    #: Which commands cause it.
+    commands: list[IsMeant]
 
     def may_happen(self, memory: Memory, happened: int) -> bool:
         if happened & (self.bit | self.rivals):
@@ -64,7 +70,7 @@ class Model:
         self.occurrences: list[Occurrence] = []
         for index, event in enumerate(events):
             encoded(event, "event")
-            self.occurrences.append(Occurrence(event, 1 << index, [], 0, False, set()))
+            self.occurrences.append(Occurrence(event, 1 << index, [], 0, False, []))
         pairs = causes.items() if isinstance(causes, Mapping) else causes
         for what, cause in pairs:
             for occurrence in self._those(what, "causes"):
@@ -92,32 +98,43 @@ class Model:
         return found
 
     def _require(self, occurrence: Occurrence, cause: Cause) -> None:
-        declared = _declared(cause)
-        if declared is None and callable(cause):
+        is_meant = _command_meant(cause)
+        if is_meant is not None:
+            occurrence.commands.append(is_meant)
+            occurrence.requires.append(lambda memory, _: _is_under_way(memory, is_meant))
+        elif _declared(cause) is not None:
+            bits = sum(one.bit for one in self._those(cause, "causes"))
+            occurrence.requires.append(lambda _, happened: bool(happened & bits))
+        elif callable(cause):
             occurrence.requires.append(lambda memory, _: bool(cause(Scenario(memory))))
-        elif declared is None:
+        else:
             raise Misuse(
                 f"explore(…, causes=…): {cause!r} is no event, no command, and no function of a scenario."
             )
-        elif declared.kind == "event":
-            bits = sum(one.bit for one in self._those(cause, "causes"))
-            occurrence.requires.append(lambda _, happened: bool(happened & bits))
-        else:
-            payload = None if isinstance(cause, type) else encoded(cause, "command")[1]
-            wanted = declared.name, payload
-            occurrence.commands.add(wanted)
-            occurrence.requires.append(lambda memory, _: _is_under_way(memory, *wanted))
 
     def may_go_on(self, happened: int) -> bool:
         """Whether any event may come still, now or later."""
         return any(not happened & (one.bit | one.rivals) for one in self.occurrences)
 
-    def has_caused(self, name: str, payload: str, happened: int) -> bool:
+    def has_caused(self, command: CommandRow, happened: int) -> bool:
         """Whether an event has happened that this command causes: then it has run."""
         return any(
-            happened & one.bit and one.commands & {(name, None), (name, payload)}
+            happened & one.bit and any(is_meant(command) for is_meant in one.commands)
             for one in self.occurrences
         )
+
+
+def _command_meant(cause: Cause) -> IsMeant | None:
+    """Which commands are the cause; None where it is no command."""
+    if isinstance(cause, Task):
+        return lambda row: row.kind == "signature" and row.name == cause.name
+    if isinstance(cause, Signature):
+        return lambda row: row.kind == "signature" and bool(command_of(row) == cause)
+    declared = _declared(cause)
+    if declared is None or declared.kind == "event":
+        return None
+    payload = None if isinstance(cause, type) else encoded(cause, "command")[1]
+    return lambda row: row.name == declared.name and payload in (None, row.payload)
 
 
 def _declared(what: object) -> MessageType | None:
@@ -133,10 +150,7 @@ def _is(event: object, what: object) -> bool:
     return isinstance(event, what) if isinstance(what, type) else event == what
 
 
-def _is_under_way(memory: Memory, name: str, payload: str | None) -> bool:
+def _is_under_way(memory: Memory, is_meant: IsMeant) -> bool:
     return any(
-        sent.row.name == name
-        and sent.row.status in _UNDER_WAY
-        and payload in (None, sent.row.payload)
-        for sent in memory.outbox.values()
+        sent.row.status in _UNDER_WAY and is_meant(sent.row) for sent in memory.outbox.values()
     )

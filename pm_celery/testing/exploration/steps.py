@@ -101,7 +101,7 @@ def _failing_commands(
     for sent in memory.outbox.values():
         row = sent.row
         known = row.name, row.payload
-        if row.status != "dispatched" or known in seen or model.has_caused(*known, happened):
+        if row.status != "dispatched" or known in seen or model.has_caused(row, happened):
             continue
         seen.add(known)
         yield _failing_command(known, command_of(row), less)

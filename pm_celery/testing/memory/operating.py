@@ -93,10 +93,7 @@ def end(memory: Memory, status: str) -> None:
 
 def _resume(memory: Memory, *statuses: str) -> None:
     record_status(memory, "started", "resumed", "")
-    for found in list(memory.inbox.values()):
-        if found.row.kind == "failure" and found.row.status == "pending":
-            # A failure handler that was not called yet would hear of what is settled now.
-            memory.write(replace(found.row, status="skipped"), "the instance was resumed before")
+    # No failure handler is to be called still, as it may be in the engine: here nothing is left undone.
     memory.write_each(statuses, "pending", "")
 
 

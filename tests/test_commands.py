@@ -25,6 +25,7 @@ from pm_celery import (
     handle,
     outbox,
     publish,
+    signals,
     ticks,
 )
 from pm_celery.models import DeadLetter, InboxMessage, Instance, OutboxCommand, Transition
@@ -328,6 +329,32 @@ def test_a_failed_command_of_the_failure_handler_does_not_call_it_again(time: Ti
     letters = DeadLetter.objects.order_by("name").values_list("name", flat=True)
     assert list(letters) == ["tests.Cancel", "tests.Reserve"]
     assert Instance.objects.get().status == "started"
+
+
+def test_a_failure_handler_that_fails_on_a_failed_command_has_a_letter_and_is_told_of_on_it(
+    time: Time,
+) -> None:
+    """Conformance 40: what it fails on is a message as any other, whose failure it is asked to handle."""
+    Plan.raise_in = {"reserve": KeyError("no shelf"), "failed": Broken("nobody to tell")}
+    told: list[str] = []
+
+    def note(error_text: str, **_: Any) -> None:
+        told.append(error_text)
+
+    signals.died.connect(note)
+    try:
+        publish(Placed(order_id=uuid4()))
+        for _ in range(12):
+            time.elapse("30s")
+    finally:
+        signals.died.disconnect(note)
+
+    of_command, of_notice = DeadLetter.objects.order_by("id")
+    assert (of_command.place, of_notice.place) == ("command", "handler")
+    assert of_command.failure_handler_error == ""
+    assert "nobody to tell" in of_notice.failure_handler_error
+    broken = "Broken: nobody to tell"
+    assert told == ["KeyError: 'no shelf'", broken, broken]
 
 
 def test_a_dead_command_that_is_given_up_is_settled_and_runs_no_more(time: Time) -> None:

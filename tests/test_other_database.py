@@ -9,8 +9,8 @@ import pytest
 from django.db import connections, transaction
 from django.test.utils import CaptureQueriesContext
 
-from pm_celery import clock, publish, publish_many
-from pm_celery.models import DeadLetter, InboxMessage, Instance
+from pm_celery import batches, clock, publish, publish_many
+from pm_celery.models import Batch, DeadLetter, InboxMessage, Instance
 from pm_celery.operations import dead_letters
 from pm_celery.operations import instances as verbs
 from pm_celery.retention import prune
@@ -82,3 +82,11 @@ def test_the_wake_up_follows_the_commit_of_that_database(monkeypatch: pytest.Mon
 
     assert len(woken) == 1
     assert clock.now() is not None
+
+
+def test_the_marks_of_batches_are_there_too() -> None:
+    mark = batches.begin([1, 2])
+
+    assert Batch.objects.using("other").get().pk == mark
+    assert batches.suspect_messages_of([mark]) == {1, 2}
+    assert not Batch.objects.using("other").exists()

@@ -21,13 +21,14 @@ from pm_celery.exceptions import (
     RefusedMessage,
     WorkerLost,
 )
-from pm_celery.letters import note_failed_attempt, reason_of
+from pm_celery.letters import note_failed_attempt
 from pm_celery.models import OutboxCommand
 from pm_celery.retries import DEFAULT_RETRY, Retry
 from pm_celery.settling import die
 from pm_celery.statements import statements
 from pm_celery.tallies import COMMAND, UNKNOWN, Tallies, write
 from pm_celery.transience import is_transient, repeated
+from pm_celery.wording import reason_of
 
 __all__ = ["UNKNOWN_HERE", "is_command_id", "run", "run_each"]
 
@@ -287,11 +288,12 @@ def _note_failure(command: OutboxCommand, error: Exception, counted: bool) -> st
         locked.attempts = attempts
         hide = redaction.hider(locked.name, locked.process, locked.payload)
         note_failed_attempt(alias, locked, error, attempts, command_pk=locked.pk, hide=hide)
-        if retry.is_terminal(error) or attempts >= retry.max_runs:
+        wait = retry.wait_after(attempts, error)
+        if wait is None:
             letter = die(locked, error)
         else:
             locked.status = "pending"
-            locked.due_at = clock.now() + retry.wait(attempts)
+            locked.due_at = clock.now() + wait
             locked.reason = reason_of(error, hide)
             locked.save(using=alias, update_fields=["attempts", "status", "due_at", "reason"])
     if letter is not None:

@@ -97,6 +97,12 @@ class Retry:
         """Whether running again is pointless after this error."""
         return isinstance(error, self.terminal + _ALWAYS_TERMINAL)
 
+    def wait_after(self, runs: int, error: BaseException) -> timedelta | None:
+        """How long to wait after a run that raised, the first being 1; None: it was the last one."""
+        if self.is_terminal(error) or runs >= self.max_runs:
+            return None
+        return self.wait(runs)
+
     def wait(self, retry: int) -> timedelta:
         """How long to wait before the given retry, the first being 1."""
         delay, longest = parse_duration(self.delay), parse_duration(self.max_delay)

@@ -1,6 +1,7 @@
-"""The testing kit: process managers in tests, without a broker, a worker, or a sleep.
+"""The testing kit: process managers in tests, in memory or with a database, without a broker or a sleep.
 
-Importing this package loads no models and reads no settings; what needs them is loaded when first used.
+``docs/how-to/test.md`` and ``docs/how-to/test-with-a-database.md`` show how to use it. Importing this package
+loads nothing, for pytest does so in every project where it is installed; names are loaded when first used.
 """
 
 from __future__ import annotations
@@ -12,12 +13,32 @@ if TYPE_CHECKING:
     from pm_celery.testing.database import ProcessManagers as ProcessManagers
     from pm_celery.testing.database import ProcessManagersMixin as ProcessManagersMixin
     from pm_celery.testing.driving import NotSettled as NotSettled
+    from pm_celery.testing.exploration.exploring import explore as explore
+    from pm_celery.testing.exploration.reporting import Broken as Broken
+    from pm_celery.testing.exploration.reporting import Report as Report
+    from pm_celery.testing.memory.planned import Injected as Injected
+    from pm_celery.testing.scenario import Scenario as Scenario
+    from pm_celery.testing.scenario import given as given
 
-__all__ = ["NotSettled", "ProcessManagers", "ProcessManagersMixin"]
+__all__ = [
+    "Broken",
+    "Injected",
+    "NotSettled",
+    "ProcessManagers",
+    "ProcessManagersMixin",
+    "Report",
+    "Scenario",
+    "explore",
+    "given",
+]
 
 _HOMES = {
     "database": ("ProcessManagers", "ProcessManagersMixin"),
     "driving": ("NotSettled",),
+    "exploration.exploring": ("explore",),
+    "exploration.reporting": ("Broken", "Report"),
+    "memory.planned": ("Injected",),
+    "scenario": ("Scenario", "given"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -28,7 +28,14 @@ from pm_celery import (
     signals,
     ticks,
 )
-from pm_celery.models import DeadLetter, InboxMessage, Instance, OutboxCommand, Transition
+from pm_celery.models import (
+    DeadLetter,
+    InboxMessage,
+    Instance,
+    Intervention,
+    OutboxCommand,
+    Transition,
+)
 from pm_celery.operations import dead_letters
 from tests.driving import Time, advance_all, drain, run_commands
 from tests.orders import Broken, Paid, Placed, Plan
@@ -384,12 +391,15 @@ def test_a_dead_command_that_is_retried_runs_to_its_end(time: Time) -> None:
     time.elapse("5s")
     Plan.raise_in.clear()
 
-    dead_letters.retry(DeadLetter.objects.get().pk, by="ann")
+    dead_letters.retry(DeadLetter.objects.get().pk, by="ann" * 100)
     drain()
 
     assert OutboxCommand.objects.get(name="tests.Ship").status == "done"
     assert Effect.objects.filter(name__startswith="shipped").count() == 1
-    assert DeadLetter.objects.get().status == "retried"
+    letter = DeadLetter.objects.get()
+    assert (letter.status, letter.settled_by) == ("retried", ("ann" * 100)[:255])
+    written = Intervention.objects.get()
+    assert (written.verb, written.letter_id) == ("retry dead letter", letter.pk)
 
 
 def test_a_command_that_expires_before_it_runs_is_a_dead_letter() -> None:

@@ -226,6 +226,17 @@ def test_a_retry_is_a_further_span_with_its_attempt(spans: Spans, time: Time) ->
     assert "placed" in exception_of(first)["exception.stacktrace"]
 
 
+def test_who_hears_of_a_failed_command_goes_on_in_its_trace(spans: Spans, time: Time) -> None:
+    order_id = uuid4()
+    publish_many([Placed(order_id=order_id), Paid(order_id=order_id)])
+    Plan.raise_in["ship"] = Broken("no lorry")
+    drain()
+    time.elapse("5s")
+
+    told = InboxMessage.objects.get(message_id__startswith="command-failed:")
+    assert told.trace == OutboxCommand.objects.get(name="tests.Ship").trace != ""
+
+
 def test_a_run_that_was_undone_because_of_another_ones_failure_says_so(
     spans: Spans, monkeypatch: pytest.MonkeyPatch, settings: Any
 ) -> None:

@@ -21,7 +21,8 @@ from pm_celery import (
     on_timer,
 )
 from pm_celery.exceptions import InvalidMessage, Misuse
-from pm_celery.testing import Broken, Report, Scenario, explore
+from pm_celery.testing import Broken, Report, Scenario, explore, given
+from pm_celery.testing.exploration.checks import Checks
 from tests.kit.parcels import (
     Delivered,
     Ordered,
@@ -154,6 +155,25 @@ def test_a_command_that_is_sent_twice_is_found() -> None:
 
     assert steps_of(report, "once") == ["when(Plugged(lamp='l'))"] * 2
     explore(Lamp, LAMP, once=[Light], duplicates=0, ends=False)
+
+
+def test_a_command_that_was_cancelled_before_is_not_sent_twice() -> None:
+    class Wavering(Lamp):
+        @handle(Plugged, start=True)
+        def plugged(self, event: Plugged) -> None:
+            self.send(Light(lamp=event.lamp), delay="1h")
+
+        @handle(Pressed)
+        def pressed(self, event: Pressed) -> None:
+            self.cancel_command(Light)
+            self.send(Light(lamp=event.lamp), delay="1h")
+
+    checks = Checks(frozenset({"lamps.Light"}), [])
+    in_time = given(Wavering, LAMP[0]).when(LAMP[1])
+    too_late = given(Wavering, LAMP[0]).elapse("1h").when(LAMP[1])
+
+    assert checks.broken(in_time) is None
+    assert checks.broken(too_late) is not None
 
 
 def test_a_process_that_never_ends_is_found() -> None:

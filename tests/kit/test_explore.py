@@ -21,7 +21,8 @@ from pm_celery import (
     on_timer,
 )
 from pm_celery.exceptions import InvalidMessage, Misuse
-from pm_celery.testing import Broken, Report, Scenario, explore
+from pm_celery.testing import Broken, Report, Scenario, explore, given
+from pm_celery.testing.exploration.checks import Checks
 from tests.kit.parcels import (
     Delivered,
     Ordered,
@@ -154,6 +155,25 @@ def test_a_command_that_is_sent_twice_is_found() -> None:
 
     assert steps_of(report, "once") == ["when(Plugged(lamp='l'))"] * 2
     explore(Lamp, LAMP, once=[Light], duplicates=0, ends=False)
+
+
+def test_a_command_that_was_cancelled_before_is_not_sent_twice() -> None:
+    class Wavering(Lamp):
+        @handle(Plugged, start=True)
+        def plugged(self, event: Plugged) -> None:
+            self.send(Light(lamp=event.lamp), delay="1h")
+
+        @handle(Pressed)
+        def pressed(self, event: Pressed) -> None:
+            self.cancel_command(Light)
+            self.send(Light(lamp=event.lamp), delay="1h")
+
+    checks = Checks(frozenset({"lamps.Light"}), [])
+    in_time = given(Wavering, LAMP[0]).when(LAMP[1])
+    too_late = given(Wavering, LAMP[0]).elapse("1h").when(LAMP[1])
+
+    assert checks.broken(in_time) is None
+    assert checks.broken(too_late) is not None
 
 
 def test_a_process_that_never_ends_is_found() -> None:
@@ -357,6 +377,21 @@ def test_a_handler_fails_and_an_operator_retries_it() -> None:
     assert not any("failed" in way for way in seen(Parcel, [ORDERED, PAID], **options))
 
 
+def test_while_an_instance_has_failed_two_messages_are_parked_at_most() -> None:
+    parked: list[int] = []
+    explore(
+        Parcel,
+        EVENTS,
+        causes=dict.fromkeys((Packed, Paid, Delivered), Ordered),
+        handler_failures=1,
+        duplicates=0,
+        command_failures=0,
+        invariants=[lambda parcel: parked.append(len(parcel.parked)) is None],
+    )
+
+    assert max(parked) == 2
+
+
 def test_a_failing_handler_is_written_into_the_test() -> None:
     report = found_by(
         Parcel, [ORDERED], handler_failures=1, invariants=[lambda p: p.status != "failed"]
@@ -374,21 +409,15 @@ def test_a_failing_command_is_written_into_the_test() -> None:
 
 
 def test_a_command_id_in_the_state_makes_no_state_a_new_one() -> None:
-    class Rememberer(ProcessManager):
+    class Rememberer(Lamp):
         last: str = ""
 
-        @handle(Plugged, start=True, correlate="lamp")
+        @handle(Plugged, start=True)
         def plugged(self, event: Plugged) -> None:
             self.last = self.send(Light(lamp=event.lamp), delay="1h")
 
-        @handle(Pressed, correlate="lamp")
-        def pressed(self, event: Pressed) -> None:
-            self.cancel_command(self.last)
-
-    report = explore(Rememberer, LAMP[:2], ends=False)
-
-    assert report.is_complete
-    assert report.states < 100
+    # If each run's ids counted, there would be 337.
+    assert explore(Rememberer, LAMP, ends=False).states == 180
 
 
 # -- how much ---------------------------------------------------------------------------------------

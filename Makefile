@@ -11,7 +11,7 @@ ARGS ?=
 BROKERS ?= redis rabbitmq
 
 .DEFAULT_GOAL := help
-.PHONY: help venv hooks test test-all sweep chaos format lint types imports migrations-check messages package coverage mutants demo bench bench-growth bench-pages bench-peers clean
+.PHONY: help venv hooks test test-all sweep chaos format lint types imports migrations-check docs messages package coverage mutants demo bench bench-growth bench-pages bench-peers clean
 
 help: ## Show what can be made
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -79,9 +79,8 @@ migrations-check: venv ## Check that every model has its migration
 	$(BIN)/python -m django makemigrations --check --dry-run --settings tests.settings pm_celery
 	cd example_project && ../$(BIN)/python manage.py makemigrations --check --dry-run
 
-messages: venv ## Collect what is marked for translation, and compile the catalogues; needs gettext
-	cd pm_celery && ../$(BIN)/django-admin makemessages --all --no-obsolete --add-location file --no-wrap
-	cd pm_celery && ../$(BIN)/django-admin compilemessages
+docs: venv ## Build the documentation into build/docs; a warning is an error
+	$(BIN)/python -m sphinx --fresh-env --write-all --fail-on-warning --keep-going --quiet --jobs auto docs build/docs
 
 # Some of it, as in: make package ARGS="redis 3.13"
 package: venv ## Install the wheel, each extra alone, into empty environments, and try it; takes minutes
@@ -106,6 +105,10 @@ $(MUTANTS): $(STAMP)
 	@$(BIN)/python -m pip install --quiet --group mutants
 	@touch $@
 
+messages: venv ## Collect what is marked for translation, and compile the catalogues; needs gettext
+	cd pm_celery && ../$(BIN)/django-admin makemessages --all --no-obsolete --add-location file --no-wrap
+	cd pm_celery && ../$(BIN)/django-admin compilemessages
+
 demo: venv ## Take 200 orders through every outcome, with a real worker and a real Beat
 	@cd example_project && ../$(BIN)/python demo.py
 
@@ -127,5 +130,5 @@ $(BENCH): $(STAMP)
 	@touch $@
 
 clean: ## Remove .venv and what tools have left behind
-	rm -rf .venv .tox build dist mutants .coverage .coverage.* htmlcov .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache docs/_build
+	rm -rf .venv .tox build dist mutants .coverage .coverage.* htmlcov .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

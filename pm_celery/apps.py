@@ -48,12 +48,12 @@ class PmCeleryConfig(AppConfig):
             listener,
             log,
             tasks,
-            version_checks,
         )
         from pm_celery.exceptions import SettingsError
 
         setting_changed.connect(conf.forget_settings, dispatch_uid="pm_celery")
         log.connect()
+        checks.connect()
         beat.connect()
         listener.connect()
         filesystem.register()

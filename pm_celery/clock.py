@@ -17,7 +17,7 @@ from django.db import connections
 
 from pm_celery.conf import get_settings
 
-__all__ = ["at_once", "now", "travel"]
+__all__ = ["at_once", "now", "stop", "travel"]
 
 _REREAD_SECONDS = 60.0
 # A reading lags by the time that the answer took: a process that read in a busy moment would find what
@@ -38,10 +38,13 @@ class _Reading(threading.local):
 
 _reading = _Reading()
 _offset = timedelta(0)
+_stopped_at: datetime | None = None
 
 
 def now() -> datetime:
     """The moment in UTC by the clock of ``PM_CELERY["DATABASE"]``."""
+    if _stopped_at is not None:
+        return _stopped_at + _offset
     alias = get_settings().database
     query = _QUERIES.get(connections[alias].vendor)
     if query is None:
@@ -78,3 +81,15 @@ def travel(by: timedelta) -> Iterator[None]:
         yield
     finally:
         _offset = before
+
+
+@contextmanager
+def stop(at: datetime) -> Iterator[None]:
+    """Let this process believe that it is that moment, and stays so but for :func:`travel`. For tests."""
+    global _stopped_at
+    before = _stopped_at
+    _stopped_at = at - _offset
+    try:
+        yield
+    finally:
+        _stopped_at = before

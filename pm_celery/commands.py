@@ -105,9 +105,14 @@ def command_handler(
     publishes takes effect once, however often the task is delivered. Calls to third parties may repeat:
     give them ``message.id`` as idempotency key. The function itself stays callable as it is.
 
-    retry: after which errors and waits it runs again.
-    expires: give the command up if it did not start within this time after it was issued.
-    queue, priority, rate_limit, time_limit, soft_time_limit: the Celery task's (seconds).
+    retry: after which errors and waits it runs again. Default: ``Retry()``.
+    expires: give the command up, as a dead letter, if it did not start within this time after it was
+        issued; a duration, or a ``timedelta``.
+    queue, priority: of its Celery messages.
+    rate_limit, time_limit, soft_time_limit: of its Celery task; limits in seconds.
+
+    Raises ``DeclarationError`` for what is no command, or cannot be. The row that waits until the handler ran
+    is a *transactional outbox*, and the mark that it ran makes it an *idempotent receiver*.
     """
     try:
         declared = message_type(command, "command")

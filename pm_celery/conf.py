@@ -21,7 +21,7 @@ from pm_celery.keeping import Kept, Retention, read_retention
 
 __all__ = ["HealthSettings", "Limits", "PmCelerySettings", "Settings", "get_settings"]
 
-# Parts of names between points; none of them is empty.
+# Parts of names, or of patterns for them, between points; none of them is empty.
 _PATTERN = re.compile(r"[^\s.]+(\.[^\s.]+)*")
 
 
@@ -100,6 +100,9 @@ class PmCelerySettings(TypedDict, total=False):
     EDIT_PAYLOADS
         whether operators who have the permission may change the payload of a dead letter and retry it
         (False).
+    EXTERNAL_EVENTS
+        wire names of events, or patterns such as ``"payments.*"``, that other services publish or hear: no
+        check misses who publishes or handles them here (none).
     AUTODISCOVER
         the modules (or packages) that are imported from every installed app.
     """
@@ -124,6 +127,7 @@ class PmCelerySettings(TypedDict, total=False):
     REDACT: tuple[str, ...]
     TRACE_KEYS: bool
     EDIT_PAYLOADS: bool
+    EXTERNAL_EVENTS: tuple[str, ...]
     AUTODISCOVER: tuple[str, ...]
 
 
@@ -164,6 +168,7 @@ class Settings:
     redact: tuple[str, ...] = ()
     trace_keys: bool = False
     edit_payloads: bool = False
+    external_events: tuple[str, ...] = ()
     autodiscover: tuple[str, ...] = ("processes", "policies", "command_handlers")
 
 
@@ -206,6 +211,14 @@ def _patterns(value: object) -> tuple[str, ...]:
             raise ValueError(
                 f"{pattern!r} is no name of a field: write 'iban', '*.iban' or 'billing.Paid.iban'"
             )
+    return tuple(value)
+
+
+def _event_names(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(
+        isinstance(name, str) and _PATTERN.fullmatch(name) for name in value
+    ):
+        raise ValueError("give a list of events' names, such as 'payments.Settled' or 'payments.*'")
     return tuple(value)
 
 
@@ -268,6 +281,7 @@ _READERS: dict[str, Any] = {
     "REDACT": _patterns,
     "TRACE_KEYS": _bool,
     "EDIT_PAYLOADS": _bool,
+    "EXTERNAL_EVENTS": _event_names,
     "AUTODISCOVER": _module_names,
 }
 

@@ -46,13 +46,17 @@ MessageKind = Literal["event", "timer", "timeout", "command_failed", "failure", 
 class Message:
     """The envelope of what is being handled; a handler finds it as ``self.message``.
 
-    id: the event id, or the command's id (usable as idempotency key towards third parties).
+    id: the event id, or the command's id, as text. A command's stays the same however often it runs: give
+        it to third parties as idempotency key.
     kind: event, timer, timeout, command_failed, failure, or command.
     name: the wire name, or the timer's name.
     correlation_id, causation_id: which conversation; which message caused this one.
     depth: how many messages caused one another before this one.
     attempt: which run of it this is, from 1.
-    occurred_at, published_at: moments in UTC.
+    occurred_at, published_at: moments in UTC: when it happened, as the publisher says, and when its row was
+        written. A command has for both the moment at which it was issued.
+
+    The idea of the envelope and its ids is from *Enterprise Integration Patterns* (Correlation Identifier).
     """
 
     id: str

@@ -21,16 +21,19 @@ from pm_celery.exceptions import (
     RefusedMessage,
     WorkerLost,
 )
-from pm_celery.letters import note_failed_attempt, reason_of
+from pm_celery.letters import note_failed_attempt
 from pm_celery.models import OutboxCommand
 from pm_celery.retries import DEFAULT_RETRY, Retry
 from pm_celery.settling import die
 from pm_celery.statements import statements
 from pm_celery.tallies import COMMAND, UNKNOWN, Tallies, write
 from pm_celery.transience import is_transient, repeated
+from pm_celery.wording import reason_of
 
-__all__ = ["is_command_id", "run", "run_each"]
+__all__ = ["UNKNOWN_HERE", "is_command_id", "run", "run_each"]
 
+# What became of a command that another worker may know: it waits.
+UNKNOWN_HERE = "unknown to this release"
 _NOT_OURS = "settled or running elsewhere"
 # One message of ours holds no more commands.
 _MOST_AT_ONCE = 10_000
@@ -255,7 +258,7 @@ def _handle(command: OutboxCommand, counted: bool) -> str:
                 # An older release: another worker may know it.
                 command.due_at = clock.now() + get_settings().unknown_message_wait
                 command.attempts -= counted
-                return "unknown to this release"
+                return UNKNOWN_HERE
             if handler is None:
                 raise NoCommandHandler(
                     f"No handler is registered for {command.name}: write @command_handler("
@@ -285,11 +288,12 @@ def _note_failure(command: OutboxCommand, error: Exception, counted: bool) -> st
         locked.attempts = attempts
         hide = redaction.hider(locked.name, locked.process, locked.payload)
         note_failed_attempt(alias, locked, error, attempts, command_pk=locked.pk, hide=hide)
-        if retry.is_terminal(error) or attempts >= retry.max_runs:
+        wait = retry.wait_after(attempts, error)
+        if wait is None:
             letter = die(locked, error)
         else:
             locked.status = "pending"
-            locked.due_at = clock.now() + retry.wait(attempts)
+            locked.due_at = clock.now() + wait
             locked.reason = reason_of(error, hide)
             locked.save(using=alias, update_fields=["attempts", "status", "due_at", "reason"])
     if letter is not None:

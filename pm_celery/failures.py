@@ -9,28 +9,21 @@ from datetime import datetime
 from django.db import transaction
 from django.db.models import F, Q
 
-from pm_celery import clock, inbox, redaction, registry, signals
+from pm_celery import clock, inbox, notices, redaction, registry, signals
 from pm_celery.conf import get_settings
 from pm_celery.deciding import retry_of
 from pm_celery.definitions import ProcessDefinition
 from pm_celery.exceptions import WorkerLost
 from pm_celery.keys import partition_of
-from pm_celery.letters import (
-    announce_death,
-    described,
-    note_failed_attempt,
-    open_letter,
-    reason_of,
-    summary,
-)
-from pm_celery.messages import LONGEST_NAME
+from pm_celery.letters import announce_death, note_failed_attempt, open_letter
 from pm_celery.models import DeadLetter, InboxMessage, Instance
 from pm_celery.models.dead_letters import Place
+from pm_celery.outcomes import status_row
 from pm_celery.policies import PolicyDefinition
-from pm_celery.rows import NEVER, InboxRow, NewMessage, TransitionRow
+from pm_celery.rows import NEVER, InboxRow
 from pm_celery.statements import InstanceKey, statements
 from pm_celery.tallies import BEGAN, Tallies
-from pm_celery.wording import Hide
+from pm_celery.wording import Hide, described, reason_of, summary
 
 __all__ = ["count_attempt", "note", "note_unrecordable", "refund"]
 
@@ -128,11 +121,12 @@ def note(row: InboxRow, handler: str, error: Exception, *, counted: bool) -> Non
         return
     attempts = row.attempts if counted else row.attempts + 1
     retry = retry_of(listener, row)
-    if retry.is_terminal(error) or attempts >= retry.max_runs:
+    wait = retry.wait_after(attempts, error)
+    if wait is None:
         _die(row, handler, error, attempts)
         return
     alias = settings.database
-    due = clock.now() + retry.wait(attempts)
+    due = clock.now() + wait
     hide = _hider(row, _state(alias, row))
     reason = reason_of(error, hide)
     values = {"attempts": attempts, "due_at": due, "status": "pending", "reason": reason}
@@ -221,9 +215,20 @@ def _die(row: InboxRow, handler: str, error: Exception, attempts: int) -> None:
             state=state,
         )
         if instance is not None and isinstance(listener, ProcessDefinition):
-            _fail(alias, instance, row, error, now)
+            record_status(
+                alias, instance, status="failed", kind="failed", name=row.name, now=now, cause=row
+            )
             if listener.failure_handler:
-                inbox.put([_failure_notice(row, letter, attempts, now)])
+                notice = notices.failed(
+                    row,
+                    letter=letter.pk,
+                    exception=letter.exception,
+                    error=letter.error,
+                    attempts=attempts,
+                    now=now,
+                    at_once=clock.at_once(),
+                )
+                inbox.put([notice])
 
 
 def _lock_instance(alias: str, row: InboxRow, listener: ProcessDefinition) -> Instance:
@@ -250,21 +255,6 @@ def _lock_instance(alias: str, row: InboxRow, listener: ProcessDefinition) -> In
     return Instance.objects.using(alias).select_for_update().get(process=row.process, key=row.key)
 
 
-def _fail(alias: str, instance: Instance, row: InboxRow, error: Exception, now: datetime) -> None:
-    record_status(
-        alias,
-        instance,
-        status="failed",
-        kind="failed",
-        name=row.name,
-        message_id=row.message_id,
-        inbox_id=row.id,
-        attempt=row.attempts,
-        causation_id=row.causation_id,
-        now=now,
-    )
-
-
 def record_status(
     alias: str,
     instance: Instance,
@@ -273,10 +263,7 @@ def record_status(
     kind: str,
     name: str,
     now: datetime,
-    message_id: str = "",
-    inbox_id: int | None = None,
-    attempt: int = 1,
-    causation_id: str = "",
+    cause: InboxRow | None = None,
     ended: bool = False,
 ) -> None:
     """Change the status of a locked instance; every change of status is a transition of its own."""
@@ -295,56 +282,8 @@ def record_status(
     statements(alias).record(
         alias,
         now,
-        transitions=[
-            TransitionRow(
-                instance_id=instance.pk,
-                number=instance.number,
-                kind=kind,
-                name=name[:LONGEST_NAME],
-                message_id=message_id,
-                inbox_id=inbox_id,
-                handler="",
-                state=instance.state,
-                state_version=instance.state_version,
-                status=status,
-                commands="[]",
-                timers="{}",
-                correlation_id=instance.correlation_id,
-                causation_id=causation_id,
-                attempt=max(attempt, 1),
-                duration=None,
-            )
-        ],
+        transitions=[status_row(instance, kind, name, cause)],
         counts=tallies.as_json(),
-    )
-
-
-def _failure_notice(row: InboxRow, letter: DeadLetter, attempts: int, now: datetime) -> NewMessage:
-    payload = {
-        "name": row.name,
-        "id": row.message_id,
-        "exception": letter.exception,
-        "error": letter.error,
-        "attempts": attempts,
-        "payload": row.payload if row.kind == "event" else None,
-        "letter": letter.pk,
-    }
-    return NewMessage(
-        message_id=f"failure:{letter.pk}",
-        kind="failure",
-        name=row.name,
-        version=row.version,
-        payload=json.dumps(payload),
-        process=row.process,
-        key=row.key,
-        partition=row.partition,
-        due_at=clock.at_once(),
-        correlation_id=row.correlation_id,
-        causation_id=row.message_id,
-        depth=row.depth,
-        occurred_at=now,
-        published_at=now,
-        trace=row.trace,
     )
 
 

@@ -36,7 +36,10 @@ Correlate = str | Mapping[str, str] | Callable[[Any], object]
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """``unmatched=Wait("1h")``: keep an early event until a start event comes, at most so long."""
+    """``unmatched=Wait("1h")``: keep an early event until a start event comes, at most so long.
+
+    at_most: a duration, or a ``timedelta``, from the moment at which the event was published.
+    """
 
     at_most: Duration
 
@@ -75,8 +78,10 @@ def handle(
     retry: Retry | None = None,
     unmatched: Unmatched | None = None,
 ) -> Callable[[Callable[[P, E], R]], Callable[[P, E], R]]:
-    """Bind a method to one event class.
+    """Bind a method ``(self, event)`` to one event class.
 
+    event:
+        a class that is declared with :func:`event`.
     correlate:
         what picks the instance: the name of an event's field; a mapping ``{state field: event field}``,
         which sets the state's field as well; or a function of the event, whose ``None`` means "not
@@ -90,6 +95,9 @@ def handle(
     unmatched:
         what becomes of the event when no instance waits for it: ``"ignore"`` (recorded as unmatched),
         ``"dead_letter"``, or ``Wait("1h")``. Default: ``Meta.unmatched``, else ignore.
+
+    What is wrong with any of it is told by ``manage.py check`` and when a worker starts; nothing is raised
+    while the class is declared. That correlation is declared and checked at the start is Commanded's idea.
     """
     options = {
         "correlate": correlate,
@@ -102,22 +110,28 @@ def handle(
 
 
 def on_timer(name: str) -> Callable[[F], F]:
-    """Bind a method to the timer of that name; it may take the timer's payload."""
+    """Bind a method to the timer of that name: ``(self)``, or ``(self, payload)``, which is validated by its
+    annotation."""
     return _marking(Mark("timer", name))
 
 
 def on_timeout(method: F) -> F:
-    """Bind a method to the process's timeout; the status is timed_out when it has returned."""
+    """Bind a method ``(self)`` to the process's timeout; the status is timed_out when it has returned."""
     return _marking(Mark("timeout"))(method)
 
 
 def on_command_failed(command: type) -> Callable[[F], F]:
-    """Bind a method to the failure, for good, of commands of one class that this instance sent."""
+    """Bind a method ``(self, failure)`` to commands of one class that this instance sent and that failed for
+    good; it gets a :class:`Failure`."""
     return _marking(Mark("command_failed", command))
 
 
 def on_failure(method: F) -> F:
-    """Bind a method to what failed for good and has no handler of its own; it gets a ``Failure``."""
+    """Bind a method ``(self, failure)`` to what failed for good and has no handler of its own: a message of
+    this instance, or a command that it sent; it gets a :class:`Failure`.
+
+    It runs in a transaction of its own, without retries. If it raises, that is written on the dead letter.
+    """
     return _marking(Mark("failure"))(method)
 
 

@@ -20,17 +20,14 @@ from pm_celery.models.dead_letters import Place
 from pm_celery.rows import InboxRow, NewMessage
 from pm_celery.tallies import DIED, OPEN, RUN_FAILED, Tallies
 from pm_celery.tallies import write as write_tallies
-from pm_celery.wording import Hide, name_of, nothing_hidden, text_of, trace_of
+from pm_celery.wording import Hide, described, name_of, nothing_hidden, summary, text_of
 
 __all__ = [
     "announce_death",
-    "described",
     "note_failed_attempt",
     "note_settled",
     "open_letter",
-    "reason_of",
     "settle_open",
-    "summary",
     "write",
 ]
 
@@ -138,25 +135,6 @@ def note_failed_attempt(
     tallies = Tallies()
     tallies.add(row.process, RUN_FAILED)
     write_tallies(alias, tallies, now)
-
-
-def described(error: BaseException, hide: Hide = nothing_hidden) -> dict[str, str]:
-    """An exception as a dead letter stores it: class, text, traceback; nothing a database refuses."""
-    return {
-        "exception": name_of(error),
-        "error": text_of(error, hide),
-        "traceback": trace_of(error, hide),
-    }
-
-
-def reason_of(error: BaseException, hide: Hide = nothing_hidden) -> str:
-    """An exception as a row's reason, and as a log line, tells it."""
-    return summary(name_of(error), text_of(error, hide))
-
-
-def summary(exception: str, error: str) -> str:
-    """The same, of an exception that is described already."""
-    return f"{exception}: {error[:1000]}"
 
 
 def announce_death(

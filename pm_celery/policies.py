@@ -146,9 +146,11 @@ def policy(
     """Declare a function ``(event, reaction)`` as a stateless reaction to one event.
 
     It is delivered, retried and dead-lettered like a process manager's handler; it has no key, no
-    state and no order.
+    state and no order. It returns nothing, or ``reaction.ignore("why")``.
 
+    event: a class that is declared with :func:`event`.
     name: stored in rows, so stable; default ``<app label>.<function name>``.
+    retry: default ``Retry()``.
     """
 
     def declare(function: Callable[[E, Reaction], R]) -> Callable[[E, Reaction], R]:

@@ -29,7 +29,12 @@ class ProcessManager:
     :func:`handle` and its siblings are its handlers. A handler changes the state and collects commands
     and timers; nothing leaves before everything is recorded in one transaction.
 
-    The idea, and most of the words, are from *Enterprise Integration Patterns* (Process Manager).
+    An instance is made for each correlation key by the first start event. Handlers of one instance run
+    one after another, in the order of its messages; they may run again after a rollback, so they compute
+    and decide, and leave to commands what cannot be undone.
+
+    The idea, and most of the words, are from Hohpe and Woolf, *Enterprise Integration Patterns* (Process
+    Manager); that handlers collect and never send, from Wolverine's sagas.
     """
 
     definition: ClassVar[ProcessDefinition]
@@ -114,10 +119,14 @@ class ProcessManager:
         time_limit: float | None = None,
         soft_time_limit: float | None = None,
     ) -> str:
-        """Issue a command, or a Celery signature, once this step is committed; returns its id.
+        """Issue a command, or a Celery signature, once this step is committed; returns its id, a UUID as
+        text.
 
-        delay: dispatch it later. expires: give it up if it did not start within this time.
-        queue, priority, time_limit, soft_time_limit (seconds): Celery's, for this one command.
+        delay: dispatch it later; a duration such as ``"1h"``, or a ``timedelta``.
+        expires: give it up, as a dead letter, if it did not start within this time after it was issued.
+        queue, priority, time_limit, soft_time_limit: Celery's, for this one command; limits in seconds.
+
+        Raises ``InvalidMessage`` for a command that does not validate, ``Misuse`` for what is no command.
         """
         return self._turn.send(
             command,
@@ -130,7 +139,8 @@ class ProcessManager:
         )
 
     def cancel_command(self, command: str | type) -> None:
-        """Cancel a delayed command by the id that ``send`` returned, or all of a command class.
+        """Cancel a delayed command by the id that ``send`` returned, or all of a command class that this
+        instance has issued.
 
         What has been dispatched already runs all the same.
         """
@@ -144,7 +154,15 @@ class ProcessManager:
         at: datetime | None = None,
         payload: object = None,
     ) -> None:
-        """Let ``@on_timer(name)`` run after a duration or at a moment; set again, it moves."""
+        """Let ``@on_timer(name)`` run after a duration or at a moment; set again, it moves.
+
+        after: a duration from ``self.now``: ``"24h"``, or a ``timedelta``.
+        at: a moment with a time zone, instead. One that is past is due at once.
+        payload: what the handler takes, if it has a parameter; any value that pydantic writes as JSON.
+
+        It fires at the first tick after its moment. Raises ``Misuse`` for a name without a handler, or a
+        payload that cannot be stored.
+        """
         if name not in self.definition.timer_handlers:
             raise Misuse(
                 f"set_timer({name!r}): {self.definition.where} has no @on_timer({name!r}) method."
@@ -152,7 +170,8 @@ class ProcessManager:
         self._turn.set_timer(name, after, at=at, payload=payload)
 
     def cancel_timer(self, name: str) -> None:
-        """Let a timer not fire; one that is not set is no error."""
+        """Let a timer not fire; one that is not set is no error. Raises ``Misuse`` for a name without a
+        handler."""
         if name not in self.definition.timer_handlers:
             raise Misuse(
                 f"cancel_timer({name!r}): {self.definition.where} has no @on_timer({name!r}) method."
@@ -164,7 +183,10 @@ class ProcessManager:
         self._turn.completed = True
 
     def ignore(self, reason: str) -> Ignored:
-        """``return self.ignore("why")``: record the message as skipped; change and end nothing."""
+        """``return self.ignore("why")``: record the message as skipped; change and end nothing.
+
+        What the handler has changed, sent and set before is dropped. Without the ``return`` it does nothing.
+        """
         return Ignored(printable(str(reason)))
 
     def __repr__(self) -> str:

@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 from django.db import connections
 from django.db.models import Q
 
-from pm_celery import clock, registry
+from pm_celery import clock
 from pm_celery.cases import Case, Step
-from pm_celery.conf import get_settings
-from pm_celery.decisions import IssuedCommand, TimerSet
+from pm_celery.decisions import TimerSet
 from pm_celery.letters import open_letter
 from pm_celery.models import Instance, OutboxCommand, Timer
 from pm_celery.models.dead_letters import Place
 from pm_celery.models.inbox import InboxMessage
+from pm_celery.outcomes import (
+    CANCELLED_BY_PROCESS,
+    cancelled_commands,
+    command_rows,
+    timers_left,
+    transition_row,
+)
 from pm_celery.rows import CommandRow, InboxMark, InstanceRow, TransitionRow
 from pm_celery.statements import statements
 from pm_celery.tallies import BEGAN, HANDLED, HANDLER, UNKNOWN, Tallies
 
 __all__ = ["Recorded", "record", "skip_parked"]
 
-_CANCELLED = "cancelled by the process"
 _COUNTED = frozenset({HANDLED, "skipped", "unmatched"})
 
 
@@ -49,9 +52,9 @@ def record(alias: str, cases: Sequence[Case], now: datetime) -> Recorded:
     unused: list[int] = []
     for case in cases:
         recorded.marks += case.marks.values()
-        recorded.commands += _command_rows(case, now)
+        recorded.commands += command_rows(case, now)
         if case.instance is not None:
-            recorded.transitions += [_transition_row(case.instance, step) for step in case.steps]
+            recorded.transitions += [transition_row(case.instance, step) for step in case.steps]
         if case.instance is not None and case.steps:
             changed.append(case.instance)
         elif case.instance is not None and case.instance.number == 0:
@@ -114,94 +117,17 @@ def _write_waits(alias: str, case: Case, now: datetime) -> None:
         rows.filter(status="waiting").update(status="pending", due_at=clock.at_once(), reason="")
 
 
-def _transition_row(instance: InstanceRow, step: Step) -> TransitionRow:
-    row, decision = step.row, step.decision
-    timers = {
-        name: timer.due_at.isoformat() if timer else None for name, timer in decision.timers.items()
-    }
-    return TransitionRow(
-        instance_id=instance.id,
-        number=step.number,
-        kind=row.kind,
-        name=row.name,
-        message_id=row.message_id,
-        inbox_id=row.id,
-        handler=decision.handler,
-        state=decision.state,
-        state_version=instance.state_version,
-        status=decision.status,
-        commands=_as_json([[command.command_id, command.name] for command in decision.commands]),
-        timers=_as_json(timers),
-        correlation_id=row.correlation_id,
-        causation_id=row.causation_id,
-        attempt=max(row.attempts, 1),
-        duration=step.duration if decision.handler else None,
-    )
-
-
-def _as_json(value: list[Any] | dict[str, Any]) -> str:
-    # Most are empty, and json.dumps takes longer over that than the rest of the row.
-    return json.dumps(value) if value else "[]" if isinstance(value, list) else "{}"
-
-
-def _command_rows(case: Case, now: datetime) -> list[CommandRow]:
-    rows: list[CommandRow] = []
-    for step in case.steps:
-        wanted = step.decision.cancelled_commands
-        rows = [_cancelled(row, now) if _is_meant(row, wanted) else row for row in rows]
-        rows += [_command_row(case, step, command, now) for command in step.decision.commands]
-    return rows
-
-
-def _is_meant(row: CommandRow, wanted: Sequence[str]) -> bool:
-    return row.status == "pending" and (row.name in wanted or row.command_id in wanted)
-
-
-def _cancelled(row: CommandRow, now: datetime) -> CommandRow:
-    return replace(row, status="cancelled", settled_at=now, reason=_CANCELLED)
-
-
-def _command_row(case: Case, step: Step, command: IssuedCommand, now: datetime) -> CommandRow:
-    row = step.row
-    expires = command.expires
-    if expires is None and command.kind == "command":
-        handler = registry.command_handlers.get(command.name)
-        expires = handler.expires if handler else None
-    return CommandRow(
-        command_id=command.command_id,
-        kind=command.kind,
-        name=command.name,
-        version=command.version,
-        payload=command.payload,
-        options=command.options,
-        process=row.process,
-        key=row.key,
-        instance_id=case.instance.id if case.instance else None,
-        # Without a delay it is dispatched right after this commit, so its lease begins here: that saves
-        # an update. If we die before, the lease ends and the tick dispatches it.
-        status="pending" if command.delay else "dispatched",
-        due_at=now + (command.delay or get_settings().command_lease),
-        expires_at=now + expires if expires else None,
-        dispatches=0 if command.delay else 1,
-        correlation_id=row.correlation_id,
-        causation_id=row.message_id,
-        depth=row.depth,
-        issued_at=now,
-        trace=step.trace,
-    )
-
-
 def _cancel_commands(alias: str, cases: Sequence[Case], now: datetime) -> None:
     """Cancel delayed commands that earlier batches stored."""
     for case in cases:
-        wanted = [name for step in case.steps for name in step.decision.cancelled_commands]
+        wanted = cancelled_commands(case)
         if wanted and case.instance is not None:
             OutboxCommand.objects.using(alias).filter(
                 Q(command_id__in=[name for name in wanted if _is_uuid(name)]) | Q(name__in=wanted),
                 instance_id=case.instance.id,
                 status="pending",
                 dispatches=0,
-            ).update(status="cancelled", settled_at=now, reason=_CANCELLED)
+            ).update(status="cancelled", settled_at=now, reason=CANCELLED_BY_PROCESS)
 
 
 def _is_uuid(text: str) -> bool:
@@ -222,11 +148,11 @@ def _write_timers(alias: str, cases: Sequence[Case]) -> None:
         if case.ended_here:
             ended.append(case.instance.id)
             continue
-        for name, timer in _timers_left(case).items():
-            if timer is None:
+        for name, left in timers_left(case).items():
+            if left is None:
                 gone.setdefault(name, []).append(case.instance.id)
             else:
-                set_.append(timer)
+                set_.append(_timer(case.instance, *left))
     timers = Timer.objects.using(alias)
     if ended:
         timers.filter(instance_id__in=ended).delete()
@@ -250,18 +176,9 @@ def _write_timers(alias: str, cases: Sequence[Case]) -> None:
         )
 
 
-def _timers_left(case: Case) -> dict[str, Timer | None]:
-    """For each timer that the case touched, how it is to stand now; None for gone."""
-    left: dict[str, Timer | None] = dict.fromkeys(case.spent_timers)
-    for step in case.steps:
-        for name, timer in step.decision.timers.items():
-            left[name] = None if timer is None else _timer(case, step, timer)
-    return left
-
-
-def _timer(case: Case, step: Step, timer: TimerSet) -> Timer:
+def _timer(instance: InstanceRow, step: Step, timer: TimerSet) -> Timer:
     return Timer(
-        instance_id=case.instance.id if case.instance else 0,
+        instance_id=instance.id,
         name=timer.name,
         due_at=timer.due_at,
         payload=timer.payload,

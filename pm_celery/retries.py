@@ -34,9 +34,11 @@ class Retry:
         the first wait and the longest one (a duration such as ``"1s"``, or a ``timedelta``).
     jitter:
         shortens each wait at random, by up to a half, so that what failed together does not come
-        back together.
+        back together (*equal jitter*, of Amazon's "Exponential Backoff And Jitter").
     terminal:
-        exceptions that are not retried at all.
+        exception classes that are not retried at all; nor are the package's own errors.
+
+    Raises ``DeclarationError`` for what cannot be.
     """
 
     strategy: Strategy = "exponential"
@@ -96,6 +98,12 @@ class Retry:
     def is_terminal(self, error: BaseException) -> bool:
         """Whether running again is pointless after this error."""
         return isinstance(error, self.terminal + _ALWAYS_TERMINAL)
+
+    def wait_after(self, runs: int, error: BaseException) -> timedelta | None:
+        """How long to wait after a run that raised, the first being 1; None: it was the last one."""
+        if self.is_terminal(error) or runs >= self.max_runs:
+            return None
+        return self.wait(runs)
 
     def wait(self, retry: int) -> timedelta:
         """How long to wait before the given retry, the first being 1."""

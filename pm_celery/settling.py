@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from django.db import transaction
 from django.db.models import F
 
-from pm_celery import clock, inbox, letters, redaction, registry
+from pm_celery import clock, inbox, letters, notices, redaction, registry
 from pm_celery.conf import get_settings
-from pm_celery.keys import partition_of
-from pm_celery.letters import described, summary
 from pm_celery.models import DeadLetter, OutboxCommand, Transition
 from pm_celery.models.dead_letters import Place
-from pm_celery.rows import NewMessage
+from pm_celery.wording import described, summary
 
 __all__ = ["die", "extend_signature", "settle_signature"]
 
@@ -45,38 +42,18 @@ def die(command: OutboxCommand, error: BaseException) -> DeadLetter:
     )
     letters.write(alias, letter, error, command.trace)
     if command.instance_id is not None:
-        inbox.put([_notice(command, letter, now)])
+        notice = notices.command_failed(
+            command,
+            letter=letter.pk,
+            exception=letter.exception,
+            error=letter.error,
+            attempts=command.attempts,
+            issued_in=_issuing_handler(command),
+            now=now,
+            at_once=clock.at_once(),
+        )
+        inbox.put([notice])
     return letter
-
-
-def _notice(command: OutboxCommand, letter: DeadLetter, now: datetime) -> NewMessage:
-    payload = {
-        "name": command.name,
-        "id": str(command.command_id),
-        "exception": letter.exception,
-        "error": letter.error,
-        "attempts": command.attempts,
-        "payload": command.payload if command.kind == "command" else None,
-        "letter": letter.pk,
-        "issued_in": _issuing_handler(command),
-    }
-    return NewMessage(
-        message_id=f"command-failed:{letter.pk}",
-        kind="command_failed",
-        name=command.name,
-        version=command.version,
-        payload=json.dumps(payload),
-        process=command.process,
-        key=command.key,
-        partition=partition_of(command.process, command.key),
-        due_at=clock.at_once(),
-        correlation_id=command.correlation_id,
-        causation_id=str(command.command_id),
-        depth=command.depth + 1,
-        occurred_at=now,
-        published_at=now,
-        trace=command.trace,
-    )
 
 
 def _issuing_handler(command: OutboxCommand) -> str | None:

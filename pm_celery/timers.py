@@ -7,7 +7,7 @@ from datetime import datetime
 
 from django.db import connections, transaction
 
-from pm_celery import clock, inbox, tracing
+from pm_celery import clock, inbox, notices, tracing
 from pm_celery.conf import get_settings
 from pm_celery.models import InboxMessage, Instance, Timer, Transition
 from pm_celery.rows import NewMessage
@@ -59,24 +59,7 @@ def timer_message(
     if trace is None:
         traces = _traces_of_timers(get_settings().database, [timer])
         trace = traces.get(timer.causation_id, "")
-    return NewMessage(
-        message_id=timer.message_id,
-        kind="timer",
-        name=timer.name,
-        version=1,
-        payload=timer.payload,
-        process=instance.process,
-        key=instance.key,
-        partition=instance.partition,
-        # Its own moment: in a storm of timers the newest, of which each batch takes some, are events.
-        due_at=timer.due_at,
-        correlation_id=timer.correlation_id,
-        causation_id=timer.causation_id,
-        depth=0,
-        occurred_at=timer.due_at,
-        published_at=now,
-        trace=trace,
-    )
+    return notices.timer_fired(timer, instance, now, trace)
 
 
 def _traces_of_timers(alias: str, timers: Sequence[Timer]) -> dict[str, str]:
@@ -131,20 +114,4 @@ def timeout_message(
     """
     if trace is None:
         trace = _traces_of_timeouts(get_settings().database, [instance]).get(instance.pk, "")
-    return NewMessage(
-        message_id=f"timeout:{instance.pk}",
-        kind="timeout",
-        name="timeout",
-        version=1,
-        payload="null",
-        process=instance.process,
-        key=instance.key,
-        partition=instance.partition,
-        due_at=min(due_at, clock.at_once()),
-        correlation_id=instance.correlation_id,
-        causation_id="",
-        depth=0,
-        occurred_at=due_at,
-        published_at=now,
-        trace=trace,
-    )
+    return notices.timed_out(instance, due_at, now, clock.at_once(), trace)

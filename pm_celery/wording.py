@@ -7,7 +7,18 @@ from collections.abc import Callable
 
 from pm_celery.exceptions import PmCeleryError
 
-__all__ = ["Hide", "name_of", "nothing_hidden", "one_line", "printable", "text_of", "trace_of"]
+__all__ = [
+    "Hide",
+    "described",
+    "name_of",
+    "nothing_hidden",
+    "one_line",
+    "printable",
+    "reason_of",
+    "summary",
+    "text_of",
+    "trace_of",
+]
 
 # An error's text is cut there, as is a traceback: nobody reads more of it.
 LONGEST = 20_000
@@ -54,6 +65,25 @@ def trace_of(error: BaseException, hide: Hide = nothing_hidden) -> str:
         half = LONGEST // 2
         text = f"{text[:half]}\n… {len(text) - LONGEST} characters left out …\n{text[-half:]}"
     return printable(text)
+
+
+def described(error: BaseException, hide: Hide = nothing_hidden) -> dict[str, str]:
+    """An exception as a dead letter stores it: class, text, traceback; nothing a database refuses."""
+    return {
+        "exception": name_of(error),
+        "error": text_of(error, hide),
+        "traceback": trace_of(error, hide),
+    }
+
+
+def reason_of(error: BaseException, hide: Hide = nothing_hidden) -> str:
+    """An exception as a row's reason, and as a log line, tells it."""
+    return summary(name_of(error), text_of(error, hide))
+
+
+def summary(exception: str, error: str) -> str:
+    """The same, of an exception that is described already."""
+    return f"{exception}: {error[:1000]}"
 
 
 def printable(text: str) -> str:

@@ -1,60 +1,20 @@
-"""Driving the engine by hand, without a broker: what workers and Beat do, one thing after another."""
+"""Driving the engine by hand, without a broker: the testing kit's ways, and what only this suite needs."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.db import connections
 
-from pm_celery import clock, engine, execution, ticks, wakeups
-from pm_celery.conf import get_settings
-from pm_celery.durations import parse_duration
-from pm_celery.keys import PARTITIONS
-from pm_celery.models import InboxMessage, OutboxCommand, Timer
+from pm_celery import clock, wakeups
+from pm_celery.testing import driving
+from pm_celery.testing.driving import advance_all, drain, run_commands
 
-MOST_ROUNDS = 200
-
-
-def advance_all() -> None:
-    """Advance every partition until nothing is due there, as woken workers do."""
-    for partition in range(PARTITIONS):
-        while engine.advance(partition):
-            pass
-
-
-def run_commands() -> int:
-    """Run every dispatched command, as workers do that receive its task; how many."""
-    alias = get_settings().database
-    dispatched = OutboxCommand.objects.using(alias).filter(status="dispatched", kind="command")
-    ids = [str(command.command_id) for command in dispatched.order_by("id")]
-    for command_id in ids:
-        # Celery shows what a task raised; the row tells as well.
-        with suppress(Exception):
-            execution.run(command_id)
-    return len(ids)
-
-
-def drain() -> None:
-    """Tick, advance and run commands until nothing is due."""
-    alias = get_settings().database
-    for _ in range(MOST_ROUNDS):
-        ticks.tick()
-        advance_all()
-        ran = run_commands()
-        now = clock.now()
-        due = any(
-            InboxMessage.objects.using(alias).due(partition, now).exists()
-            for partition in range(PARTITIONS)
-        )
-        due = due or Timer.objects.using(alias).due(now).exists()
-        if not ran and not due and not OutboxCommand.objects.using(alias).due(now).exists():
-            return
-    raise AssertionError(f"still something due after {MOST_ROUNDS} rounds")
+__all__ = ["Time", "Worker", "advance_all", "count_on_workers", "drain", "run_commands"]
 
 
 class Worker(threading.Thread):
@@ -90,13 +50,8 @@ def count_on_workers(patch: pytest.MonkeyPatch, settings: Any) -> None:
     patch.setattr(wakeups, "_slow_until", 0.0)
 
 
-class Time(ExitStack):
-    """Virtual time: ``time.elapse("7d")`` moves the package's clock, for the rest of the test."""
-
-    def elapse(self, duration: str | timedelta) -> None:
-        """Let the clock go on, and handle what is due then."""
-        self.enter_context(clock.travel(parse_duration(duration)))
-        drain()
+class Time(driving.Time):
+    """Virtual time for the rest of the test, in which messages go to the suite's broker."""
 
     def go_on_to_noon(self) -> None:
         """Let it be noon of the next day, in UTC: for tests that are about days."""

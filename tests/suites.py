@@ -32,6 +32,7 @@ NOT_ON_POSTGRES = (
     "admin",
     "admin_doors",
     "checks",
+    "checks_surroundings",
     "declaring",
     "decoding_fuzz",
     "diagram",

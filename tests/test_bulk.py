@@ -19,7 +19,7 @@ from pm_celery import bulks, clock, publish, tasks, ticks
 from pm_celery.exceptions import Refused
 from pm_celery.models import BulkAction, DeadLetter, Instance, Intervention
 from pm_celery.operations import bulk, dead_letters
-from tests.driving import Time, Worker, drain
+from tests.driving import Time, Worker, advance_all, drain
 from tests.orders import Broken, Placed, Plan
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -39,7 +39,8 @@ def failed_orders(number: int) -> list[UUID]:
     ids = [uuid4() for _ in range(number)]
     for order_id in ids:
         publish(Placed(order_id=order_id))
-    drain()
+    # Not drain(), which also works on bulk actions.
+    advance_all()
     Plan.raise_in = {}
     assert DeadLetter.objects.filter(status="open").count() >= number
     return ids

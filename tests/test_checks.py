@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 import pytest
-from celery import current_app
-from django.conf import settings as django_settings
 from django.core import checks
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
-from django.db import connections
-from django.db.migrations.recorder import MigrationRecorder
 from pydantic import BaseModel, SecretStr
 
 from pm_celery import (
@@ -23,7 +18,6 @@ from pm_celery import (
     ProcessManager,
     Reaction,
     Retry,
-    clock,
     command,
     command_handler,
     event,
@@ -33,12 +27,9 @@ from pm_celery import (
     on_timeout,
     on_timer,
     policy,
-    ticks,
 )
 from pm_celery.checks import (
-    check_database,
     check_declarations,
-    check_environment,
     check_settings,
 )
 from pm_celery.registry import isolated_registries
@@ -77,20 +68,6 @@ def reported(declared: Any) -> dict[str, str]:
         str(message.id).removeprefix("pm_celery."): text_of(message)
         for message in check_declarations()
         if where in message.msg
-    }
-
-
-def environment() -> dict[str, str]:
-    return {
-        str(message.id).removeprefix("pm_celery."): text_of(message)
-        for message in check_environment()
-    }
-
-
-def database(*aliases: str) -> dict[str, str]:
-    return {
-        str(message.id).removeprefix("pm_celery."): text_of(message)
-        for message in check_database(databases=aliases or ("default",))
     }
 
 
@@ -727,234 +704,6 @@ def test_w005_a_process_with_one_handler_and_no_timeout_should_be_a_policy() -> 
     assert "W005" not in reported(declare_booking({}))
 
 
-# -- settings and environment ------------------------------------------------------------------------
-
-
-def test_e030_the_settings_are_unusable(settings: Any) -> None:
-    settings.PM_CELERY = {"BATCHSIZE": 10}
-
-    found = check_settings()
-
-    assert [m.id for m in found] == ["pm_celery.E030"]
-    assert "Did you mean 'BATCH_SIZE'?" in found[0].msg
-
-
-def test_e030_is_said_once_and_no_other_check_stumbles_over_the_settings(settings: Any) -> None:
-    settings.PM_CELERY = "nonsense"
-
-    ids = [
-        m.id
-        for m in [*check_settings(), *check_environment(), *check_database(databases=["default"])]
-    ]
-    check_declarations()
-
-    assert ids == ["pm_celery.E030"]
-
-
-def test_e030_is_silent_for_good_settings(settings: Any) -> None:
-    settings.PM_CELERY = {"BATCH_SIZE": 10}
-
-    assert check_settings() == []
-
-
-@pytest.fixture
-def another_database(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
-    """The options of a database of ours that nobody connects to, besides the real ones."""
-    described = {
-        **connections.settings["default"],
-        "ENGINE": "django.db.backends.sqlite3",
-        "NAME": ":memory:",
-        "OPTIONS": {},
-    }
-    monkeypatch.setitem(connections.settings, "another", described)
-    monkeypatch.setitem(django_settings.DATABASES, "another", described)
-    settings.PM_CELERY = {"DATABASE": "another"}
-    yield described
-    if hasattr(connections._connections, "another"):  # type: ignore[attr-defined]
-        del connections["another"]
-
-
-def test_w040_sqlite_is_used_without_immediate_transactions(
-    another_database: dict[str, Any],
-) -> None:
-    text = environment()["W040"]
-
-    assert "'another'" in text
-    assert '"transaction_mode": "IMMEDIATE"' in text
-
-
-@pytest.mark.parametrize("mode", ["DEFERRED", None, ""])
-def test_w040_sqlite_is_used_with_another_mode(another_database: dict[str, Any], mode: Any) -> None:
-    another_database["OPTIONS"]["transaction_mode"] = mode
-
-    assert "W040" in environment()
-
-
-@pytest.mark.parametrize("mode", ["IMMEDIATE", "immediate", "EXCLUSIVE"])
-def test_w040_is_silent_with_immediate_transactions(
-    another_database: dict[str, Any], mode: str
-) -> None:
-    another_database["OPTIONS"]["transaction_mode"] = mode
-
-    assert "W040" not in environment()
-
-
-def test_w040_is_silent_for_the_databases_of_this_suite() -> None:
-    assert "W040" not in environment()
-
-
-@pytest.mark.parametrize(
-    "url", ["redis://localhost:6379/0", "rediss://h", "redis+socket:///tmp/s", "sentinel://h:26379"]
-)
-def test_w042_a_redis_broker_has_no_socket_timeout(
-    monkeypatch: pytest.MonkeyPatch, url: str
-) -> None:
-    monkeypatch.setitem(current_app.conf.changes, "broker_url", url)
-    monkeypatch.setitem(current_app.conf.changes, "broker_transport_options", {})
-
-    assert "socket_timeout" in environment()["W042"]
-    assert "CELERY_BROKER_TRANSPORT_OPTIONS" in environment()["W042"]
-
-
-def test_w042_is_silent_with_a_socket_timeout_or_another_broker(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setitem(current_app.conf.changes, "broker_url", "redis://localhost")
-    monkeypatch.setitem(current_app.conf.changes, "broker_transport_options", {"socket_timeout": 5})
-    with_timeout = environment()
-    monkeypatch.setitem(current_app.conf.changes, "broker_url", "amqp://localhost")
-    monkeypatch.setitem(current_app.conf.changes, "broker_transport_options", {})
-    rabbit = environment()
-
-    assert "W042" not in with_timeout
-    assert "W042" not in rabbit
-
-
-def test_w043_celery_opens_a_connection_for_every_task(
-    another_database: dict[str, Any], settings: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("psycopg")
-    another_database["ENGINE"] = "django.db.backends.postgresql"
-    without = environment()
-    another_database["OPTIONS"]["pool"] = True
-    with_pool = environment()
-    another_database["OPTIONS"].clear()
-    settings.CELERY_DB_REUSE_MAX = 1000
-    with_reuse = environment()
-
-    assert "CELERY_DB_REUSE_MAX = 1000" in without["W043"]
-    assert "W043" not in with_pool
-    assert "W043" not in with_reuse
-
-
-def test_w043_is_silent_for_sqlite(another_database: dict[str, Any]) -> None:
-    assert "W043" not in environment()
-
-
-def test_w047_a_listener_needs_postgresql(settings: Any, another_database: dict[str, Any]) -> None:
-    settings.PM_CELERY = {"DATABASE": "another", "LISTEN": True}
-
-    assert "needs PostgreSQL" in environment()["W047"]
-
-
-@pytest.mark.needs("NOTIFY")
-def test_w047_a_listener_needs_a_direct_connection(settings: Any) -> None:
-    settings.PM_CELERY = {"LISTEN": True}
-    direct = environment()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(connections["default"].settings_dict, "DISABLE_SERVER_SIDE_CURSORS", True)
-        pooled = environment()
-
-    assert "W047" not in direct
-    assert "DISABLE_SERVER_SIDE_CURSORS" in pooled["W047"]
-
-
-def test_w044_beat_s_tick_never_ran() -> None:
-    text = database()["W044"]
-
-    assert "never" in text
-    assert "beat" in text
-
-
-def test_w044_beat_s_tick_stopped() -> None:
-    ticks.tick()
-
-    with clock.travel(timedelta(minutes=2)):
-        assert "last at" in database()["W044"]
-
-
-def test_w044_is_silent_while_beat_ticks() -> None:
-    ticks.tick()
-
-    assert database() == {}
-
-
-def test_e045_the_tables_are_not_migrated() -> None:
-    connection = connections["default"]
-    recorder = MigrationRecorder(connection)
-    applied = [name for app, name in recorder.applied_migrations() if app == "pm_celery"]
-    for name in applied:
-        recorder.record_unapplied("pm_celery", name)
-    try:
-        found = database()
-    finally:
-        for name in applied:
-            recorder.record_applied("pm_celery", name)
-
-    assert found.keys() == {"E045"}
-    assert "manage.py migrate pm_celery --database default" in found["E045"]
-
-
-@pytest.mark.django_db(transaction=True, databases=["default", "other"])
-def test_e045_is_about_the_database_that_the_settings_name(settings: Any) -> None:
-    settings.PM_CELERY = {"DATABASE": "other"}
-    connection = connections["other"]
-    recorder = MigrationRecorder(connection)
-    applied = [name for app, name in recorder.applied_migrations() if app == "pm_celery"]
-    for name in applied:
-        recorder.record_unapplied("pm_celery", name)
-    try:
-        found = database("default", "other")
-    finally:
-        for name in applied:
-            recorder.record_applied("pm_celery", name)
-
-    assert "--database other" in found["E045"]
-
-
-def test_e045_is_silent_while_migrate_runs_and_where_databases_are_not_checked(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("sys.argv", ["manage.py", "migrate"])
-    assert check_database(databases=["default"]) == []
-
-    monkeypatch.setattr("sys.argv", ["manage.py", "check"])
-    assert check_database(databases=None) == []
-    assert check_database(databases=["other"]) == []
-
-
-def test_w046_nothing_ticks(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings.PM_CELERY = {"TICK_SECONDS": None}
-    monkeypatch.setitem(current_app.conf.changes, "beat_schedule", {})
-
-    assert "TICK_SECONDS" in environment()["W046"]
-
-
-def test_w046_is_silent_where_the_project_schedules_the_tick_itself(
-    settings: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings.PM_CELERY = {"TICK_SECONDS": None}
-    entry = {"task": "pm_celery.tick", "schedule": 2.0}
-    monkeypatch.setitem(current_app.conf.changes, "beat_schedule", {"mine": entry})
-    scheduled = environment()
-    settings.PM_CELERY = {}
-    monkeypatch.setitem(current_app.conf.changes, "beat_schedule", {})
-    by_default = environment()
-
-    assert "W046" not in scheduled
-    assert "W046" not in by_default
-
-
 def test_every_message_has_an_id_and_a_remedy() -> None:
     class Booking(ProcessManager):
         thing: Unstorable | None = None
@@ -981,12 +730,43 @@ def test_every_message_has_an_id_and_a_remedy() -> None:
 def test_w049_redact_names_a_field_that_nothing_has(settings: Any) -> None:
     settings.PM_CELERY = {"REDACT": ["prise", "checks.RoomBokked.price", "checks.*.price", "room"]}
 
-    found = [text_of(m) for m in check_declarations() if m.id == "pm_celery.W049"]
+    found = [text_of(m) for m in check_settings() if m.id == "pm_celery.W049"]
 
     assert len(found) == 2
     assert "'prise'" in found[0]
     assert "Did you mean 'price'?" in found[0]
     assert "Did you mean 'checks.RoomBooked'?" in found[1]
+
+
+def test_w050_retention_names_a_process_that_nobody_declares(settings: Any) -> None:
+    class Booking(ProcessManager):
+        class Meta:
+            name = "checks.Booking"
+
+        @handle(RoomBooked, start=True, correlate="room")
+        def booked(self, event: RoomBooked) -> None: ...
+
+    settings.PM_CELERY = {"RETENTION": {"checks.Boking": "1d", "checks.Booking": "1d", "x.Y": "1d"}}
+
+    found = [text_of(m) for m in check_settings() if m.id == "pm_celery.W050"]
+
+    assert len(found) == 2
+    assert "'checks.Boking'" in found[0]
+    assert "Did you mean 'checks.Booking'?" in found[0]
+    assert "Remove it once none of its rows are left." in found[1]
+
+
+def test_w054_external_events_names_what_no_event_is_called(settings: Any) -> None:
+    settings.PM_CELERY = {
+        "EXTERNAL_EVENTS": ["checks.Room*", "checks.RoomLeft", "checks.RoomLft", "checks.CleanRoom"]
+    }
+
+    found = [text_of(m) for m in check_settings() if m.id == "pm_celery.W054"]
+
+    assert len(found) == 2
+    assert "'checks.RoomLft', which no event is called" in found[0]
+    assert "Did you mean 'checks.RoomLeft'?" in found[0]
+    assert "'checks.CleanRoom'" in found[1]  # a command
 
 
 def test_w006_a_sensitive_field_is_a_correlation_key(settings: Any) -> None:
@@ -1027,31 +807,3 @@ def test_e007_a_secret_in_a_state_that_would_be_stored_as_asterisks() -> None:
 
     (text,) = [text for text in found if Booking.__qualname__ in text]
     assert "Annotated[SecretStr, Sensitive]" in text
-
-
-# -- what a worker accepts ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("accepted", "words"),
-    [
-        (["json", "pickle"], "has pickle"),
-        (["application/json", "application/x-python-serialize"], "has pickle"),
-        (["yaml", "json", "pickle"], "has pickle and yaml"),
-        (["msgpack"], "lacks json"),
-    ],
-)
-def test_w048_a_worker_accepts_what_can_run_code_or_lacks_json(
-    accepted: list[str], words: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(current_app.conf.changes, "accept_content", accepted)
-
-    assert words in environment()["W048"]
-
-
-def test_w048_is_silent_where_json_alone_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
-    by_default = environment()
-    monkeypatch.setitem(current_app.conf.changes, "accept_content", ["application/json"])
-
-    assert "W048" not in by_default
-    assert "W048" not in environment()

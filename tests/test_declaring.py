@@ -35,6 +35,7 @@ from pm_celery.exceptions import DeclarationError
 from pm_celery.messages import message_type
 from pm_celery.models import DeadLetter, InboxMessage, Instance, OutboxCommand, Transition
 from pm_celery.registry import isolated_registries
+from pm_celery.testing import given
 from tests.driving import Time, drain
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -66,6 +67,8 @@ class ParcelDelivered:
 class Notify:
     parcel: UUID
 
+
+PARCEL = UUID(int=7)
 
 notified: list[UUID] = []
 
@@ -176,14 +179,9 @@ def test_the_annotated_attributes_of_a_mixin_are_state_as_well(decorate: Any) ->
         def scanned(self, event: ParcelScanned) -> None:
             self.depots += event.depot
 
-    parcel = uuid4()
-    publish(ParcelScanned(parcel=parcel, depot="north "))
-    publish(ParcelScanned(parcel=parcel, depot="south"))
+    parcel = given(ParcelWithMixin, ParcelScanned(PARCEL, "north "), ParcelScanned(PARCEL, "south"))
 
-    drain()
-
-    state = Instance.objects.get(process="tests.ParcelWithMixin").state
-    assert ParcelWithMixin.definition.load(state).depots == "north south"  # type: ignore[attr-defined]
+    assert parcel.state.depots == "north south"
 
 
 def test_an_abstract_process_hears_nothing() -> None:
@@ -327,11 +325,7 @@ def test_correlate_names_a_field_of_the_event() -> None:
         @handle(ParcelRegistered, start=True, correlate="parcel")
         def registered(self, event: ParcelRegistered) -> None: ...
 
-    parcel = uuid4()
-    publish(ParcelRegistered(parcel=parcel))
-    drain()
-
-    assert Instance.objects.get(process="tests.ParcelByField").key == str(parcel)
+    assert given(ParcelByField, ParcelRegistered(PARCEL)).key == str(PARCEL)
 
 
 def test_a_mapping_sets_the_state_s_field_from_the_event_s() -> None:
@@ -349,16 +343,10 @@ def test_a_mapping_sets_the_state_s_field_from_the_event_s() -> None:
         def delivered(self, event: ParcelDelivered) -> None:
             seen.append(self.number)
 
-    parcel = uuid4()
-    publish(ParcelRegistered(parcel=parcel))
-    drain()
-    publish(ParcelDelivered(parcel=parcel))
-    drain()
+    parcel = given(ParcelByMapping, ParcelRegistered(PARCEL), ParcelDelivered(PARCEL))
 
-    assert seen == [parcel, parcel]
-    instance = Instance.objects.get(process="tests.ParcelByMapping", key=str(parcel))
-    assert instance.number == 2
-    assert str(parcel) in instance.state
+    assert seen == [PARCEL, PARCEL]
+    assert parcel.state.number == PARCEL
 
 
 def test_a_mapping_sets_the_state_also_for_an_event_that_only_meta_lists() -> None:
@@ -372,12 +360,7 @@ def test_a_mapping_sets_the_state_also_for_an_event_that_only_meta_lists() -> No
             completed_by = [ParcelDelivered]
             correlate = {"number": "parcel"}
 
-    parcel = uuid4()
-    publish(ParcelRegistered(parcel=parcel))
-    drain()
-
-    state = Instance.objects.get(process="tests.ParcelListed").state
-    assert ParcelListed.definition.load(state).number == parcel  # type: ignore[attr-defined]
+    assert given(ParcelListed, ParcelRegistered(PARCEL)).state.number == PARCEL
 
 
 def test_correlate_may_be_a_function_of_the_event() -> None:
@@ -387,11 +370,7 @@ def test_correlate_may_be_a_function_of_the_event() -> None:
         @handle(ParcelScanned, start=True, correlate=lambda event: f"{event.depot}/{event.parcel}")
         def scanned(self, event: ParcelScanned) -> None: ...
 
-    parcel = uuid4()
-    publish(ParcelScanned(parcel=parcel, depot="north"))
-    drain()
-
-    assert Instance.objects.get(process="tests.ParcelByFunction").key == f"north/{parcel}"
+    assert given(ParcelByFunction, ParcelScanned(PARCEL, "north")).key == f"north/{PARCEL}"
 
 
 def test_one_correlate_in_meta_serves_all_handlers_and_a_handler_may_have_its_own() -> None:
@@ -409,13 +388,8 @@ def test_one_correlate_in_meta_serves_all_handlers_and_a_handler_may_have_its_ow
         @handle(ParcelScanned, start=True, correlate="depot")
         def scanned(self, event: ParcelScanned) -> None: ...
 
-    parcel = uuid4()
-    publish(ParcelRegistered(parcel=parcel))
-    publish(ParcelScanned(parcel=parcel, depot="north"))
-    drain()
-
-    keys = Instance.objects.filter(process="tests.ParcelByMeta").values_list("key", flat=True)
-    assert set(keys) == {f"P-{parcel}", "north"}
+    assert given(ParcelByMeta, ParcelRegistered(PARCEL)).key == f"P-{PARCEL}"
+    assert given(ParcelByMeta, ParcelScanned(PARCEL, "north")).key == "north"
 
 
 def test_a_lambda_in_meta_is_called_with_the_event() -> None:
@@ -428,11 +402,7 @@ def test_a_lambda_in_meta_is_called_with_the_event() -> None:
         @handle(ParcelRegistered, start=True)
         def registered(self, event: ParcelRegistered) -> None: ...
 
-    parcel = uuid4()
-    publish(ParcelRegistered(parcel=parcel))
-    drain()
-
-    assert Instance.objects.get(process="tests.ParcelByLambda").key == str(parcel)
+    assert given(ParcelByLambda, ParcelRegistered(PARCEL)).key == str(PARCEL)
 
 
 # -- start-up errors ---------------------------------------------------------------------------------

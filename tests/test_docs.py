@@ -13,15 +13,26 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 
 
-def test_every_check_is_documented_and_none_besides() -> None:
-    source = "".join(path.read_text() for path in (ROOT / "pm_celery").glob("*.py"))
-    raised = set(re.findall(r'"(?:pm_celery\.)?([EW]0\d\d)"', source))
+def ids_of_checks() -> set[str]:
+    source = "".join(path.read_text() for path in (ROOT / "pm_celery").rglob("*.py"))
+    return set(re.findall(r'"(?:pm_celery\.)?([EW]0\d\d)"', source))
 
-    documented = set(
-        re.findall(r"`pm_celery\.([EW]0\d\d)`", (ROOT / "docs/reference/checks.md").read_text())
-    )
 
-    assert documented == raised
+def test_every_check_has_a_heading_and_there_is_none_besides() -> None:
+    page = (ROOT / "docs/reference/checks.md").read_text()
+
+    documented = re.findall(r"^### pm_celery\.([EW]0\d\d): \S", page, re.M)
+
+    assert sorted(documented) == sorted(ids_of_checks())
+
+
+def test_every_check_has_a_test_that_is_named_after_it() -> None:
+    files = [*(ROOT / "tests").glob("test_*checks*.py"), ROOT / "tests/test_extras.py"]
+    source = "".join(path.read_text() for path in files)
+
+    tested = set(re.findall(r"^def test_([ew]0\d\d)_(?!is_silent)", source, re.M))
+
+    assert {id_.upper() for id_ in tested} == ids_of_checks()
 
 
 def test_every_setting_is_documented_with_its_type_and_default() -> None:

@@ -10,6 +10,7 @@ import ast
 import logging
 import re
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 from uuid import uuid4
 
@@ -24,6 +25,7 @@ from tests.orders import Placed, Plan
 ROOT = Path(__file__).parent.parent
 
 
+@cache
 def sent() -> dict[str, set[frozenset[str]]]:
     """The keywords with which the package sends each signal, read from its source."""
     found = defaultdict(set)

@@ -52,7 +52,7 @@ def test_a_whole_life_leaves_the_default_database_alone(time: Time) -> None:
         dead_letters.retry(DeadLetter.objects.using("other").get().pk)
         verbs.cancel(Instance.objects.using("other").get(key=str(gone)).pk)
         drain()
-        time.elapse("8d")
+        time.outage("8d")
         pruned = prune("1d")
 
     statuses = Instance.objects.using("other").values_list("key", "status")

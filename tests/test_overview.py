@@ -62,7 +62,7 @@ def row_of(process: str = PROCESS) -> ProcessRow:
 def test_each_process_with_what_runs_what_ended_and_what_began_today(time: Time) -> None:
     time.go_on_to_noon()
     place_order()
-    time.elapse("25h")
+    time.outage("25h")  # its reminder comes an hour late
     shipped = place_order()
     publish(Shipped(order_id=shipped))
     drain()
@@ -119,7 +119,7 @@ def test_courses_end_now_and_hold_all_that_happened_in_their_time(time: Time) ->
     for course, points, handled in zip(overview().courses, (60, 96, 168), (4, 6, 6), strict=True):
         assert (len(course.handled), len(course.failed)) == (points, points)
         assert sum(course.handled) == handled
-    time.elapse("2d")
+    time.outage("2d")  # three reminders come late
     assert [sum(course.handled) for course in overview().courses] == [3, 3, 9]
 
 

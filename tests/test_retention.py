@@ -340,7 +340,7 @@ def test_a_retention_that_is_mistyped_is_told_with_its_remedy(given: Any, told: 
 
 def test_checks_name_an_unknown_process_and_a_function_that_is_not_there(settings: Any) -> None:
     settings.PM_CELERY = {"RETENTION": {"tests.Oder": "1d"}}
-    found = [m for m in checks.check_declarations() if m.id == "pm_celery.W050"]
+    found = [m for m in checks.check_settings() if m.id == "pm_celery.W050"]
     assert [m.hint for m in found] == ["Did you mean 'tests.Order'?"]
 
     settings.PM_CELERY = {"EXPORT_BEFORE_PRUNE": "tests.test_retention.kepe"}

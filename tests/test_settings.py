@@ -52,6 +52,7 @@ def test_every_setting_can_be_set() -> None:
             "RETENTION": "30d",
             "REASON_REQUIRED": False,
             "REDACT": ["iban", "*.password"],
+            "EXTERNAL_EVENTS": ["payments.*"],
             "AUTODISCOVER": ["processes", "sagas"],
         }
     )
@@ -72,6 +73,7 @@ def test_every_setting_can_be_set() -> None:
         retention=Retention.of(timedelta(days=30)),
         reason_required=False,
         redact=("iban", "*.password"),
+        external_events=("payments.*",),
         autodiscover=("processes", "sagas"),
     )
 
@@ -131,6 +133,9 @@ def test_a_key_that_is_near_to_none_is_an_error_that_names_all(written: Any) -> 
         ("MAX_CHAIN_DEPTH", None),
         ("RETENTION", "-1d"),
         ("RETENTION", 90),
+        ("EXTERNAL_EVENTS", "payments.Settled"),
+        ("EXTERNAL_EVENTS", ["payments.", 7]),
+        ("EXTERNAL_EVENTS", ["payments."]),
         ("AUTODISCOVER", "processes"),
         ("AUTODISCOVER", [1]),
     ],

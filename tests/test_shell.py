@@ -784,7 +784,7 @@ def _lines(out: io.StringIO) -> Any:
 
 @pytest.mark.any_database
 def test_every_verb_is_documented_and_none_besides() -> None:
-    page = (Path(__file__).parent.parent / "docs/reference/shell.md").read_text()
+    page = (Path(__file__).parent.parent / "docs/reference/commands.md").read_text()
     table = page.split("| verb |")[1].split("\n\n")[0]
     documented = {
         verb

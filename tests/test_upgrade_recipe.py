@@ -11,10 +11,10 @@ from uuid import uuid4
 import pytest
 
 from pm_celery import ProcessManager, event, handle, publish
+from pm_celery.checks import check_versions
 from pm_celery.models import InboxMessage, Instance
 from pm_celery.publishing import publish_named
 from pm_celery.registry import isolated_registries
-from pm_celery.version_checks import check_versions
 from tests.driving import drain
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.any_database]

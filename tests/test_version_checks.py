@@ -9,10 +9,9 @@ import pytest
 from django.core.checks import run_checks
 
 from pm_celery import ProcessManager, Sensitive, command, event, handle, publish, upcast
-from pm_celery.checks import check_declarations
+from pm_celery.checks import check_declarations, check_settings, check_versions
 from pm_celery.exceptions import DeclarationError
 from pm_celery.registry import isolated_registries
-from pm_celery.version_checks import check_versions
 from tests.releases import release
 
 pytestmark = pytest.mark.any_database
@@ -193,8 +192,6 @@ def test_w049_is_silent_about_a_field_that_an_older_version_may_have_had(setting
 
     settings.PM_CELERY = {"REDACT": ["versioned.Paid.card", "crad"]}
 
-    warned = [
-        str(message.msg) for message in check_declarations() if message.id == "pm_celery.W049"
-    ]
+    warned = [str(message.msg) for message in check_settings() if message.id == "pm_celery.W049"]
     assert len(warned) == 1
     assert "'crad'" in warned[0]

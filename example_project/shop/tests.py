@@ -1,23 +1,20 @@
 """The shop's tests: ``python manage.py test shop``. No worker and no broker takes part.
 
-``work`` does in this process what workers and Beat would do, and ``later`` moves pm_celery's clock.
+``self.process_managers`` does in this process what they would do, and lets time go by.
 """
 
-import contextlib
 import logging
 import re
-from collections.abc import Iterator
 from decimal import Decimal
 
 from django.contrib.auth import get_user_model
 from django.test import TestCase
 from django.urls import reverse
 
-from pm_celery import clock, engine, execution, ticks
-from pm_celery.durations import parse_duration
-from pm_celery.models import DeadLetter, InboxMessage, Instance, OutboxCommand
+from pm_celery.models import DeadLetter, Instance
 from pm_celery.operations import dead_letters
-from shop import customers, providers, rehearsal
+from pm_celery.testing import ProcessManagersMixin
+from shop import customers, rehearsal
 from shop.command_handlers import release_stock, reserve_stock
 from shop.commands import ReleaseStock, ReserveStock
 from shop.models import Carrier, Discrepancy, Mail, Order, Payment, Product, Reservation
@@ -33,31 +30,9 @@ def tearDownModule() -> None:
     logging.disable(logging.NOTSET)
 
 
-def work() -> None:
-    """Handle messages and run commands until nothing is due."""
-    while True:
-        ticks.tick()
-        for partition in set(InboxMessage.objects.open().values_list("partition", flat=True)):
-            engine.advance(partition)
-        commands = list(OutboxCommand.objects.filter(status="dispatched").order_by("id"))
-        for command in commands:
-            with contextlib.suppress(providers.CarrierUnreachable):
-                execution.run(str(command.command_id))
-        due = InboxMessage.objects.open().filter(due_at__lte=clock.now())
-        if not commands and not due and not OutboxCommand.objects.due(clock.now()):
-            return
-
-
-@contextlib.contextmanager
-def later(duration: str) -> Iterator[None]:
-    """Let time go by, and handle what is due then."""
-    with clock.travel(parse_duration(duration)):
-        work()
-        yield
-
-
-class ShopTestCase(TestCase):
+class ShopTestCase(ProcessManagersMixin, TestCase):
     def setUp(self) -> None:
+        super().setUp()
         self.customer = customers.join("Ada", "ada@example.com")
         self.teapot = Product.objects.get(slug="teapot")
 
@@ -86,9 +61,9 @@ class OrderFulfilmentTests(ShopTestCase):
     def test_an_order_is_reserved_paid_shipped_and_delivered(self) -> None:
         order = self.place()
 
-        work()
-        with later("10s"):
-            self.assert_became(order, "completed", "delivered")
+        self.process_managers.drain()
+        self.process_managers.elapse("10s")
+        self.assert_became(order, "completed", "delivered")
 
         assert order.payment.amount == self.teapot.price
         self.assert_in_stock(self.teapot, self.teapot.stock - 1)
@@ -104,7 +79,7 @@ class OrderFulfilmentTests(ShopTestCase):
     def test_an_order_of_what_is_sold_out_is_cancelled(self) -> None:
         order = self.place("moon-jar")
 
-        work()
+        self.process_managers.drain()
 
         self.assert_became(order, "completed", "cancelled")
         assert order.cancelled_because == "out of stock"
@@ -113,77 +88,81 @@ class OrderFulfilmentTests(ShopTestCase):
     def test_a_declined_card_releases_the_stock_and_cancels(self) -> None:
         order = self.place(card=Order.Card.DECLINED)
 
-        work()
+        self.process_managers.drain()
 
         self.assert_became(order, "completed", "cancelled")
         self.assert_in_stock(self.teapot, self.teapot.stock)
 
     def test_a_customer_who_waits_is_reminded_and_may_still_pay(self) -> None:
         order = self.place(card=Order.Card.TO_CONFIRM)
-        work()
+        self.process_managers.drain()
 
-        with later("25h"):
-            assert Mail.objects.filter(sort="reminder").count() == 1
-            assert customers.confirm_payment(order.id)
-            work()
-            with later("10s"):
-                self.assert_became(order, "completed", "delivered")
+        self.process_managers.elapse("25h")
+        assert Mail.objects.filter(sort="reminder").count() == 1
+        assert customers.confirm_payment(order.id)
+        self.process_managers.drain()
+        self.process_managers.elapse("10s")
+        self.assert_became(order, "completed", "delivered")
 
     def test_a_customer_who_never_pays_loses_the_order(self) -> None:
         order = self.place(card=Order.Card.TO_CONFIRM)
-        work()
+        self.process_managers.drain()
 
-        with later("8d"):
-            self.assert_became(order, "timed_out", "cancelled")
-            self.assert_in_stock(self.teapot, self.teapot.stock)
-            assert not customers.confirm_payment(order.id)
+        self.process_managers.elapse("8d")
+        self.assert_became(order, "timed_out", "cancelled")
+        self.assert_in_stock(self.teapot, self.teapot.stock)
+        assert not customers.confirm_payment(order.id)
 
     def test_the_money_goes_back_when_a_paid_order_times_out(self) -> None:
         order = self.place(delivery=Order.Delivery.AIRSHIP)
-        work()
+        self.process_managers.drain()
 
-        with later("8d"):
-            self.assert_became(order, "timed_out", "cancelled")
+        self.process_managers.elapse("8d")
+        self.assert_became(order, "timed_out", "cancelled")
 
         assert Payment.objects.get(order=order).refunded_at is not None
         self.assert_in_stock(self.teapot, self.teapot.stock)
 
     def test_a_carrier_that_refuses_twice_is_asked_three_times(self) -> None:
         order = self.place(delivery=Order.Delivery.POST)
-        work()
+        self.process_managers.drain()
 
-        with later("1m"), later("2m"), later("10s"):
-            self.assert_became(order, "completed", "delivered")
+        self.process_managers.elapse("1m")
+        self.process_managers.elapse("2m")
+        self.process_managers.elapse("10s")
+        self.assert_became(order, "completed", "delivered")
         assert not DeadLetter.objects.exists()
 
     def test_a_carrier_out_of_reach_is_a_dead_letter_that_can_be_retried(self) -> None:
         order = self.place(delivery=Order.Delivery.AIRSHIP)
-        work()
+        self.process_managers.drain()
 
-        with later("1m"), later("2m"), later("3m"):
-            self.assert_became(order, "started", "paid")
-            assert order.review_reason == "Airship does not answer"
+        self.process_managers.elapse("1m")
+        self.process_managers.elapse("2m")
+        self.process_managers.elapse("3m")
+        self.assert_became(order, "started", "paid")
+        assert order.review_reason == "Airship does not answer"
 
-            Carrier.objects.filter(code="airship").update(reachable=True)
-            dead_letters.retry(DeadLetter.objects.get().pk, by="a test")
-            work()
-            with later("10s"):
-                self.assert_became(order, "completed", "delivered")
+        Carrier.objects.filter(code="airship").update(reachable=True)
+        dead_letters.retry(DeadLetter.objects.get().pk, by="a test")
+        self.process_managers.drain()
+        self.process_managers.elapse("10s")
+        self.assert_became(order, "completed", "delivered")
         assert order.review_reason == ""
 
     def test_a_contract_that_is_not_signed_fails_the_process_until_it_is(self) -> None:
         order = self.place(delivery=Order.Delivery.DRONE)
 
-        work()
+        self.process_managers.drain()
 
         self.assert_became(order, "failed", "paid")
         assert "Carrier" in order.review_reason
 
         Carrier.objects.filter(code="drone").update(is_signed=True)
         dead_letters.retry(DeadLetter.objects.get().pk, by="a test")
-        work()
-        with later("10s"):
-            self.assert_became(order, "completed", "delivered")
+        self.process_managers.drain()
+        self.process_managers.elapse("10s")
+        self.assert_became(order, "completed", "delivered")
 
     def test_a_reservation_that_comes_after_its_release_takes_nothing(self) -> None:
         order = self.place()
@@ -206,10 +185,10 @@ class PaymentReconciliationTests(ShopTestCase):
 
     def test_a_payment_is_matched_with_the_line_that_follows(self) -> None:
         order = self.place()
-        work()
+        self.process_managers.drain()
 
         self.settle(order)
-        work()
+        self.process_managers.drain()
 
         self.assert_settled(order)
 
@@ -217,7 +196,7 @@ class PaymentReconciliationTests(ShopTestCase):
         order = self.place()
 
         self.settle(order)
-        work()
+        self.process_managers.drain()
 
         self.assert_settled(order)
 
@@ -226,28 +205,28 @@ class PaymentReconciliationTests(ShopTestCase):
 
         self.settle(order)
         self.settle(order)
-        work()
+        self.process_managers.drain()
 
         self.assert_settled(order)
 
     def test_another_amount_is_reported(self) -> None:
         order = self.place()
-        work()
+        self.process_managers.drain()
 
         self.settle(order, order.total + 1)
-        work()
+        self.process_managers.drain()
 
         assert "the provider settled 39.00" in Discrepancy.objects.get().problem
 
     def test_what_is_unmatched_after_a_day_is_reported(self) -> None:
         paid = self.place()
         unknown = SettlementLine("2", "PAY-UNKNOWN", Decimal("9.99"))
-        work()
+        self.process_managers.drain()
 
         import_settlement([unknown])
-        work()
-        with later("25h"):
-            problems = dict(Discrepancy.objects.values_list("reference", "problem"))
+        self.process_managers.drain()
+        self.process_managers.elapse("25h")
+        problems = dict(Discrepancy.objects.values_list("reference", "problem"))
 
         assert problems == {
             paid.payment_reference: "never settled by the provider",
@@ -260,25 +239,25 @@ class OnboardingTests(ShopTestCase):
         return list(self.customer.mails.order_by("pk").values_list("sort", flat=True))
 
     def test_a_new_customer_gets_a_welcome_a_tip_and_a_survey(self) -> None:
-        work()
+        self.process_managers.drain()
         assert self.mails() == []
 
-        with later("1m"):
-            assert self.mails() == ["welcome"]
-        with later("1d"):
-            assert self.mails() == ["welcome", "tip"]
-        with later("7d"):
-            assert self.mails() == ["welcome", "tip", "survey"]
+        self.process_managers.elapse("1m")
+        assert self.mails() == ["welcome"]
+        self.process_managers.elapse("1d")
+        assert self.mails() == ["welcome", "tip"]
+        self.process_managers.elapse("7d")
+        assert self.mails() == ["welcome", "tip", "survey"]
         assert Instance.objects.get(process="shop.Onboarding").status == "completed"
 
     def test_a_customer_who_leaves_gets_no_more_mails(self) -> None:
-        work()
-        with later("1m"):
-            customers.leave(self.customer.id)
-            work()
+        self.process_managers.drain()
+        self.process_managers.elapse("1m")
+        customers.leave(self.customer.id)
+        self.process_managers.drain()
 
-        with later("29d"):
-            assert self.mails() == ["welcome"]
+        self.process_managers.elapse("29d")
+        assert self.mails() == ["welcome"]
 
     def test_a_customer_who_comes_back_is_welcomed_once(self) -> None:
         customers.leave(self.customer.id)
@@ -310,13 +289,13 @@ class PageTests(ShopTestCase):
         self.assertRedirects(answer, order.get_absolute_url())
         assert "waits in the inbox" in self.page(order.get_absolute_url())
 
-        work()
+        self.process_managers.drain()
 
         progress = self.page(reverse("shop:order-progress", args=[order.id]))
         assert "Payment taken" in progress
         assert "data-ended" not in progress
-        with later("10s"):
-            assert "data-ended" in self.page(order.get_absolute_url())
+        self.process_managers.elapse("10s")
+        assert "data-ended" in self.page(order.get_absolute_url())
 
     def test_a_form_with_mistakes_places_nothing(self) -> None:
         answer = self.client.post(reverse("shop:checkout"), {"product": "a dragon"})
@@ -326,7 +305,7 @@ class PageTests(ShopTestCase):
 
     def test_the_payment_is_confirmed_on_the_order_page(self) -> None:
         order = self.place(card=Order.Card.TO_CONFIRM)
-        work()
+        self.process_managers.drain()
 
         self.client.post(reverse("shop:confirm", args=[order.id]))
         again = self.client.post(reverse("shop:confirm", args=[order.id]), follow=True)
@@ -336,7 +315,7 @@ class PageTests(ShopTestCase):
 
     def test_an_order_with_a_dead_letter_says_what_to_do(self) -> None:
         order = self.place(delivery=Order.Delivery.DRONE)
-        work()
+        self.process_managers.drain()
 
         page = self.page(order.get_absolute_url())
 
@@ -344,11 +323,11 @@ class PageTests(ShopTestCase):
         assert reverse("admin:pm_celery_deadletter_change", args=[letter.pk]) in page
 
     def test_the_customer_page_shows_the_mails_to_come_until_the_customer_leaves(self) -> None:
-        work()
+        self.process_managers.drain()
         assert "Survey" in self.page(self.customer.get_absolute_url())
 
         self.client.post(reverse("shop:leave", args=[self.customer.id]))
-        work()
+        self.process_managers.drain()
 
         assert "Survey" not in self.page(self.customer.get_absolute_url())
 
@@ -361,7 +340,7 @@ class PageTests(ShopTestCase):
 
     def test_no_page_holds_a_script_or_a_style_of_its_own(self) -> None:
         order = self.place()
-        work()
+        self.process_managers.drain()
         paths = [reverse("shop:checkout"), reverse("shop:orders"), order.get_absolute_url()]
 
         pages = "".join(self.page(path) for path in paths)
@@ -376,7 +355,7 @@ class PageTests(ShopTestCase):
     def test_the_admin_shows_what_the_shop_has(self) -> None:
         self.client.force_login(get_user_model().objects.create_superuser("admin"))
         self.place()
-        work()
+        self.process_managers.drain()
 
         for model in ("product", "carrier", "customer", "order", "payment", "shipment", "mail"):
             self.page(reverse(f"admin:shop_{model}_changelist"))

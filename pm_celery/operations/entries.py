@@ -167,6 +167,8 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class StandingTimer:
+    """A timer that has not been handled yet. fired_at: when it entered the inbox, if it did."""
+
     pk: int
     name: str
     due_at: datetime

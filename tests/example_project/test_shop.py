@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.example_project.requirements import needs_beat
 
 pytestmark = needs_beat
@@ -38,6 +40,15 @@ def test_the_shop_passes_its_own_tests(tmp_path: Path) -> None:
 
     assert done.returncode == 0, done.stderr
     assert "OK" in done.stderr
+
+
+@pytest.mark.any_database
+def test_mistakes_in_the_shops_processes_are_found_by_exploring_them(tmp_path: Path) -> None:
+    """Conformance 48: tests/example_project/faulty.py."""
+    done = manage(tmp_path, "test", "tests.example_project.faulty")
+
+    assert done.returncode == 0, done.stderr
+    assert "Ran 4 tests" in done.stderr
 
 
 def test_the_example_passes_the_system_checks(tmp_path: Path) -> None:

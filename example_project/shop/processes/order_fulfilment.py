@@ -106,4 +106,5 @@ class OrderFulfilment(ProcessManager):
     @on_failure
     def failed(self, failure: Failure) -> None:
         reason = f"{failure.name}: {failure.error}"
-        self.send(FlagForReview(order_id=self.order_id, reason=reason))
+        # Not the state's field: where placing the order has failed, the state is as it was before.
+        self.send(FlagForReview(order_id=UUID(self.key), reason=reason))

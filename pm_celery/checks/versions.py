@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
-from django.apps import AppConfig
-from django.core.checks import CheckMessage, Error, Warning, register
+from django.core.checks import CheckMessage, register
 
 from pm_celery import registry
+from pm_celery.checks.reports import TAG, AppConfigs, mistake, warning
 from pm_celery.definitions import ProcessDefinition
 from pm_celery.messages import MessageType
 from pm_celery.process import ProcessManager
@@ -18,16 +18,8 @@ from pm_celery.versions import Upcast, is_version
 __all__ = ["check_versions"]
 
 
-def _error(id: str, text: str, hint: str) -> Error:
-    return Error(text, hint=hint, id=f"pm_celery.{id}")
-
-
-def _warning(id: str, text: str, hint: str) -> Warning:
-    return Warning(text, hint=hint, id=f"pm_celery.{id}")
-
-
-@register("pm_celery")
-def check_versions(app_configs: Sequence[AppConfig] | None = None, **_: Any) -> list[CheckMessage]:
+@register(TAG)
+def check_versions(app_configs: AppConfigs = None, **_: Any) -> list[CheckMessage]:
     """E012 to E015, W007. E016 is a problem of the process itself."""
     found: list[CheckMessage] = []
     steps: dict[MessageType, dict[int, list[Upcast]]] = {}
@@ -51,7 +43,7 @@ def check_versions(app_configs: Sequence[AppConfig] | None = None, **_: Any) -> 
 
 def _of_nothing(upcast: Upcast) -> CheckMessage:
     named = getattr(upcast.target, "__qualname__", repr(upcast.target))
-    return _error(
+    return mistake(
         "E012",
         f"{upcast.where} is an upcast of {named}, which is no event and no command.",
         "Decorate its class with @event or @command, and give the class and not its name.",
@@ -60,7 +52,7 @@ def _of_nothing(upcast: Upcast) -> CheckMessage:
 
 def _from_nothing(upcast: Upcast, message: MessageType) -> CheckMessage:
     next_one = upcast.from_version + 1 if is_version(upcast.from_version) else message.version + 1
-    return _error(
+    return mistake(
         "E013",
         f"{upcast.where} is an upcast of {message.name} from version {upcast.from_version!r}, and "
         f"its present one is {message.version}.",
@@ -75,7 +67,7 @@ def _check_function(upcast: Upcast) -> Iterator[CheckMessage]:
     except TypeError:
         is_usable = False
     if not is_usable:
-        yield _error(
+        yield mistake(
             "E015",
             f"{upcast.where} is an upcast, and no plain function of a payload.",
             "Write def …(payload): return …, which takes a dict and returns one.",
@@ -86,14 +78,14 @@ def _check_chain(message: MessageType, steps: dict[int, list[Upcast]]) -> Iterat
     for at in range(min(steps), message.version):
         found = steps.get(at, [])
         if len(found) > 1:
-            yield _error(
+            yield mistake(
                 "E014",
                 f"{' and '.join(one.where for one in found)} are both upcasts of {message.name} from version "
                 f"{at}.",
                 "Keep one for each version.",
             )
         if not found:
-            yield _error(
+            yield mistake(
                 "E014",
                 f"{message.name} has an upcast from version {min(steps)}, and none from version {at}: that "
                 "step would be left out.",
@@ -107,7 +99,7 @@ def _check_state(definition: ProcessDefinition) -> Iterator[CheckMessage]:
     has_own = own is not inspect.getattr_static(ProcessManager, "upgrade_state")
     version = definition.state_version
     if version > 1 and not has_own:
-        yield _warning(
+        yield warning(
             "W007",
             f"{definition.where} has Meta.state_version = {version} and no upgrade_state: the states of "
             "older releases are read as they are.",
@@ -115,7 +107,7 @@ def _check_state(definition: ProcessDefinition) -> Iterator[CheckMessage]:
             "returns the state as it is.",
         )
     if version == 1 and has_own:
-        yield _warning(
+        yield warning(
             "W007",
             f"{definition.where} has an upgrade_state that is never called: its Meta.state_version is 1.",
             "Write state_version = 2 in its Meta.",

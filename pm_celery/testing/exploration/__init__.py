@@ -1,0 +1,1 @@
+"""A small model checker for process managers."""

@@ -1,0 +1,1 @@
+"""The documentation: its snippets run, its commands parse, its links lead somewhere, its tutorial works."""

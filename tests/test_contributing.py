@@ -20,7 +20,17 @@ pytestmark = pytest.mark.any_database
 ROOT = Path(__file__).parent.parent
 CONFIG = ROOT / ".pre-commit-config.yaml"
 TOOLS = ROOT / ".venv" / "bin"
-COMMANDS = {"docs", "format", "hooks", "imports", "lint", "migrations-check", "package", "test", "types"}
+COMMANDS = {
+    "docs",
+    "format",
+    "hooks",
+    "imports",
+    "lint",
+    "migrations-check",
+    "package",
+    "test",
+    "types",
+}
 
 
 def targets() -> dict[str, str]:

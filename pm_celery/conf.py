@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -203,22 +203,12 @@ def _module_names(value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _patterns(value: object) -> tuple[str, ...]:
+def _patterns(value: object, of: str, examples: str) -> tuple[str, ...]:
     if not isinstance(value, list | tuple):
-        raise ValueError("give a list of fields' names")
+        raise ValueError(f"give a list of {of}s' names")
     for pattern in value:
         if not isinstance(pattern, str) or not _PATTERN.fullmatch(pattern):
-            raise ValueError(
-                f"{pattern!r} is no name of a field: write 'iban', '*.iban' or 'billing.Paid.iban'"
-            )
-    return tuple(value)
-
-
-def _event_names(value: object) -> tuple[str, ...]:
-    if not isinstance(value, list | tuple) or not all(
-        isinstance(name, str) and _PATTERN.fullmatch(name) for name in value
-    ):
-        raise ValueError("give a list of events' names, such as 'payments.Settled' or 'payments.*'")
+            raise ValueError(f"{pattern!r} is no {of}'s name: write {examples}")
     return tuple(value)
 
 
@@ -278,10 +268,12 @@ _READERS: dict[str, Any] = {
     "EXPORT_BEFORE_PRUNE": _export,
     "HEALTH": _health,
     "REASON_REQUIRED": _bool,
-    "REDACT": _patterns,
+    "REDACT": partial(_patterns, of="field", examples="'iban', '*.iban' or 'billing.Paid.iban'"),
     "TRACE_KEYS": _bool,
     "EDIT_PAYLOADS": _bool,
-    "EXTERNAL_EVENTS": _event_names,
+    "EXTERNAL_EVENTS": partial(
+        _patterns, of="event", examples="'payments.Settled' or 'payments.*'"
+    ),
     "AUTODISCOVER": _module_names,
 }
 

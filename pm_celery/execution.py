@@ -186,17 +186,15 @@ def _note_unknown(alias: str, command: OutboxCommand) -> None:
     counted.add(command.process, UNKNOWN, detail=command.name)
     write(alias, counted, clock.now())
 
-    def announce() -> None:
-        signals.unknown_message.send_robust(
-            sender=OutboxCommand,
-            process=command.process,
-            name=command.name,
-            version=command.version,
-            message_id=str(command.command_id),
-            why=f"this release does not know the command {command.name} v{command.version}",
-        )
-
-    transaction.on_commit(announce, using=alias, robust=True)
+    signals.unknown_message.send_on_commit(
+        alias,
+        sender=OutboxCommand,
+        process=command.process,
+        name=command.name,
+        version=command.version,
+        message_id=str(command.command_id),
+        why=f"this release does not know the command {command.name} v{command.version}",
+    )
 
 
 def _mark_done(alias: str, commands: Sequence[OutboxCommand], *, runs: int) -> None:
@@ -207,12 +205,8 @@ def _mark_done(alias: str, commands: Sequence[OutboxCommand], *, runs: int) -> N
         tallies.add_run(command.process, COMMAND, command.name, seconds)
     statements(alias).finish_commands(alias, ids, durations, clock.now(), runs, tallies.as_json())
     for command in commands:
-        _announce_on_commit(alias, command)
-
-
-def _announce_on_commit(alias: str, command: OutboxCommand) -> None:
-    def announce() -> None:
-        signals.command_settled.send_robust(
+        signals.command_settled.send_on_commit(
+            alias,
             sender=OutboxCommand,
             process=command.process,
             key=command.key,
@@ -220,8 +214,6 @@ def _announce_on_commit(alias: str, command: OutboxCommand) -> None:
             command_id=str(command.command_id),
             status="done",
         )
-
-    transaction.on_commit(announce, using=alias, robust=True)
 
 
 def _refund(alias: str, command: OutboxCommand) -> None:

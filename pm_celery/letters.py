@@ -143,17 +143,15 @@ def announce_death(
     """Tell the world about a dead letter once it is committed; its error's text is the letter's."""
     text = error_text or summary(letter.exception, letter.error)
 
-    def announce() -> None:
-        signals.died.send_robust(
-            sender=DeadLetter,
-            letter_id=letter.pk,
-            place=letter.place,
-            process=letter.process,
-            key=letter.key,
-            name=letter.name,
-            message_id=letter.message_ref,
-            error=error,
-            error_text=text,
-        )
-
-    transaction.on_commit(announce, using=alias, robust=True)
+    signals.died.send_on_commit(
+        alias,
+        sender=DeadLetter,
+        letter_id=letter.pk,
+        place=letter.place,
+        process=letter.process,
+        key=letter.key,
+        name=letter.name,
+        message_id=letter.message_ref,
+        error=error,
+        error_text=text,
+    )

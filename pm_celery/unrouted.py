@@ -35,7 +35,15 @@ def route_unrouted(message_id: int) -> None:
             counted = Tallies()
             counted.add("", UNKNOWN, detail=row.name)
             write(alias, counted, now)
-            _announce_on_commit(alias, row)
+            signals.unknown_message.send_on_commit(
+                alias,
+                sender=InboxMessage,
+                process="",
+                name=row.name,
+                version=row.version,
+                message_id=row.message_id,
+                why=f"no process of this release knows {row.name} v{row.version}",
+            )
         else:
             try:
                 hearers = route_stored(declared, row)
@@ -50,17 +58,3 @@ def route_unrouted(message_id: int) -> None:
                 row.reason = f"put into {hearers} inboxes" if hearers else "nobody hears it"
                 row.handled_at = now
         row.save(using=alias, update_fields=["due_at", "status", "reason", "handled_at"])
-
-
-def _announce_on_commit(alias: str, row: InboxMessage) -> None:
-    def announce() -> None:
-        signals.unknown_message.send_robust(
-            sender=InboxMessage,
-            process="",
-            name=row.name,
-            version=row.version,
-            message_id=row.message_id,
-            why=f"no process of this release knows {row.name} v{row.version}",
-        )
-
-    transaction.on_commit(announce, using=alias, robust=True)

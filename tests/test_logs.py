@@ -34,7 +34,7 @@ def sent() -> dict[str, set[frozenset[str]]]:
             if (
                 isinstance(node, ast.Call)
                 and isinstance(node.func, ast.Attribute)
-                and node.func.attr == "send_robust"
+                and node.func.attr in ("send_robust", "send_on_commit")
                 and isinstance(node.func.value, ast.Attribute)
             ):
                 keys = {keyword.arg for keyword in node.keywords if keyword.arg} - {"sender"}

@@ -28,8 +28,9 @@ from pm_celery import (
     handle,
     on_timer,
     publish,
+    upcast,
 )
-from pm_celery.models import Instance
+from pm_celery.models import InboxMessage, Instance
 from pm_celery.operations import bulk, dead_letters
 from pm_celery.testing import NotSettled, ProcessManagers, ProcessManagersMixin, driving
 from tests.orders import Broken, Cancel, Order, Paid, Placed, Plan, Reserve, Reserved, Ship, Shipped
@@ -549,3 +550,39 @@ def test_a_key_that_is_not_there_is_told_with_those_that_are(
         process_managers.instance("tests.Ordr", order_id)
     with pytest.raises(TypeError, match="is no process manager"):
         process_managers.instance(Placed, order_id)  # type: ignore[arg-type]
+
+
+def test_what_an_older_release_has_stored_is_read_in_the_form_of_this_one(
+    process_managers: ProcessManagers,
+) -> None:
+    @event(name="kit.Joined", version=2)
+    class Joined:
+        name: str
+
+    @upcast(Joined, from_version=1)
+    def called(payload: dict[str, Any]) -> dict[str, Any]:
+        return {"name": payload["called"]}
+
+    class Member(ProcessManager):
+        name: str = ""
+
+        class Meta:
+            name = "kit.member"
+            state_version = 2
+
+        @classmethod
+        def upgrade_state(cls, state: dict[str, Any], from_version: int) -> dict[str, Any]:
+            return {"name": state["called"]}
+
+        @handle(Joined, start=True, correlate="name")
+        def joined(self, event: Joined) -> None:
+            self.name = event.name
+
+    publish(Joined(name="ann"))
+    process_managers.drain()
+    old = '{"called": "ann"}'
+    Instance.objects.filter(process="kit.member").update(state=old, state_version=1)
+    InboxMessage.objects.filter(process="kit.member").update(payload=old, version=1)
+
+    assert process_managers.state(Member, "ann").name == "ann"
+    assert process_managers.events(Joined) == [Joined(name="ann")]

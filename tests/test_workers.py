@@ -221,6 +221,8 @@ def test_beat_ticks_once_the_app_is_installed(celery: Celery) -> None:
 
 def test_what_became_of_a_signature_is_learnt_from_celery(celery: Celery) -> None:
     """One that succeeds runs once and is done; one that fails is a dead letter, and its instance hears."""
+    # On a busy machine a task that is slow to begin would be dispatched again, as it should be.
+    celery.pm_celery["COMMAND_LEASE"] = "60s"
     celery.worker()
     celery.beat()
 

@@ -11,8 +11,8 @@ from celery import current_app
 from django.core.checks import CheckMessage, register
 from django.db import connections
 
-from pm_celery import registry, wakeups
-from pm_celery.checks.reports import TAG, AppConfigs, warning
+from pm_celery import extras, registry, wakeups
+from pm_celery.checks.reports import TAG, AppConfigs, mistake, warning
 from pm_celery.commands import CommandHandler
 from pm_celery.conf import Settings, get_settings
 from pm_celery.exceptions import SettingsError
@@ -23,7 +23,7 @@ __all__ = ["check_environment"]
 @register(TAG)
 def check_environment(app_configs: AppConfigs = None, **_: Any) -> list[CheckMessage]:
     """W040 to W043, W046 to W048, W052, W053: database, broker and Celery are set up so that nothing hangs,
-    is lost, or runs code from outside."""
+    is lost, or runs code from outside. E070, W070: the libraries that the settings ask for are installed."""
     try:
         settings = get_settings()
     except SettingsError:
@@ -37,6 +37,7 @@ def check_environment(app_configs: AppConfigs = None, **_: Any) -> list[CheckMes
         *_check_eager(),
         *_check_content(),
         *_check_reuse(settings.database),
+        *_check_extras(settings),
     ]
 
 
@@ -77,7 +78,7 @@ def _check_listener(settings: Settings) -> Iterator[CheckMessage]:
 
 def _check_broker() -> Iterator[CheckMessage]:
     url, options = _broker()
-    if url.startswith(("redis", "sentinel")) and not options.get("socket_timeout"):
+    if url.startswith(_REDIS) and not options.get("socket_timeout"):
         yield warning(
             "W042",
             "The Redis broker has no socket_timeout: a Redis that hangs blocks every delay() for ever.",
@@ -90,6 +91,9 @@ def _check_broker() -> Iterator[CheckMessage]:
             "written.",
             'Set CELERY_BROKER_URL = "pm-filesystem://", and "folder" in its transport options.',
         )
+
+
+_REDIS = ("redis", "sentinel")
 
 
 def _broker() -> tuple[str, dict[str, Any]]:
@@ -202,4 +206,27 @@ def _check_reuse(alias: str) -> Iterator[CheckMessage]:
             "W043",
             "Celery opens a new database connection for every task: that halves what a worker does.",
             "Set CELERY_DB_REUSE_MAX = 1000.",
+        )
+
+
+def _check_extras(settings: Settings) -> Iterator[CheckMessage]:
+    url, _ = _broker()
+    if url.startswith(_REDIS) and not extras.is_installed("redis"):
+        yield mistake(
+            "E070",
+            "The broker is Redis, and the library redis is not installed: nothing reaches a worker.",
+            f"Run: {extras.remedy('redis')}",
+        )
+    scheduler = str(current_app.conf.beat_scheduler or "")
+    if scheduler.startswith("django_celery_beat") and not extras.is_installed("beat"):
+        yield mistake(
+            "E070",
+            f"Beat's scheduler is {scheduler}, and django-celery-beat is not installed: Beat does not start.",
+            f"Run: {extras.remedy('beat')}",
+        )
+    if settings.trace_keys and not extras.is_installed("opentelemetry"):
+        yield warning(
+            "W070",
+            "PM_CELERY['TRACE_KEYS'] is set, and OpenTelemetry is not installed: there are no spans.",
+            f"Run: {extras.remedy('opentelemetry')}",
         )

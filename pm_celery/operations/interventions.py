@@ -6,8 +6,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from django.db import transaction
-
 from pm_celery import clock, signals
 from pm_celery.models import DeadLetter, Instance, Intervention
 
@@ -45,11 +43,12 @@ def intervene(
         reason=reason,
         at=clock.now(),
     )
-    transaction.on_commit(
-        lambda: signals.operated.send_robust(
-            sender=Intervention, verb=verb, by=entry.by, subject=entry.subject, reason=reason
-        ),
-        using=alias,
-        robust=True,
+    signals.operated.send_on_commit(
+        alias,
+        sender=Intervention,
+        verb=verb,
+        by=entry.by,
+        subject=entry.subject,
+        reason=reason,
     )
     return entry

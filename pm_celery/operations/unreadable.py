@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pm_celery import clock, redaction, registry
 from pm_celery.conf import get_settings
@@ -85,19 +86,11 @@ def _instances(process: str, ended: bool, looked_at: LookedAt) -> Iterator[Unrea
 
 
 def _instance(instance: Instance) -> Iterator[Unreadable]:
-    try:
-        _load(instance)
-    except Exception as error:  # noqa: BLE001 -- upgrades and validators are the project's
-        yield Unreadable(
-            kind="instance",
-            id=instance.pk,
-            process=instance.process,
-            key=instance.key,
-            name="",
-            version=instance.state_version,
-            waits=isinstance(error, UnknownMessage),
-            text=_told(error, "", instance.process, state=instance.state),
-        )
+    yield from _tried(
+        lambda: _load(instance),
+        Tried("instance", instance.pk, instance.process, instance.key, "", instance.state_version),
+        state=instance.state,
+    )
     if instance.status == "failed" and instance.ended_at is None:
         # What it has parked is in no index of what is due.
         rows = InboxMessage.objects.using(get_settings().database)
@@ -128,19 +121,12 @@ def _messages(process: str, looked_at: LookedAt) -> Iterator[Unreadable]:
 
 
 def _message(row: InboxRow) -> Iterator[Unreadable]:
-    try:
-        _give(row)
-    except Exception as error:  # noqa: BLE001 -- upcasts and validators are the project's
-        yield Unreadable(
-            kind="message",
-            id=row.id,
-            process=row.process,
-            key=row.key,
-            name=row.name,
-            version=row.version,
-            waits=isinstance(error, UnknownMessage),
-            text=_told(error, row.name, row.process, row.payload, kind=row.kind),
-        )
+    yield from _tried(
+        lambda: _give(row),
+        Tried("message", row.id, row.process, row.key, row.name, row.version),
+        row.payload,
+        of=row.kind,
+    )
 
 
 def _give(row: InboxRow | NewMessage) -> None:
@@ -174,19 +160,12 @@ def _timers(process: str, looked_at: LookedAt) -> Iterator[Unreadable]:
 
 
 def _timer(timer: Timer, owner: Instance) -> Iterator[Unreadable]:
-    try:
-        _give(timer_message(timer, owner, clock.now(), ""))
-    except Exception as error:  # noqa: BLE001 -- validators are the project's
-        yield Unreadable(
-            kind="timer",
-            id=timer.pk,
-            process=owner.process,
-            key=owner.key,
-            name=timer.name,
-            version=1,
-            waits=isinstance(error, UnknownMessage),
-            text=_told(error, timer.name, owner.process, timer.payload, kind="timer"),
-        )
+    yield from _tried(
+        lambda: _give(timer_message(timer, owner, clock.now(), "")),
+        Tried("timer", timer.pk, owner.process, owner.key, timer.name),
+        timer.payload,
+        of="timer",
+    )
 
 
 def _commands(process: str, looked_at: LookedAt) -> Iterator[Unreadable]:
@@ -194,22 +173,18 @@ def _commands(process: str, looked_at: LookedAt) -> Iterator[Unreadable]:
     columns = ("process", "key", "kind", "name", "version", "payload")
     for portion in portions(rows, "due_at", *columns, size=_AT_ONCE):
         for row in portion:
-            if row["kind"] != "command" or (process and row["process"] != process):
-                continue
-            try:
-                _decode(row["name"], row["payload"], row["version"])
-            except Exception as error:  # noqa: BLE001 -- upcasts and validators are the project's
-                yield Unreadable(
-                    kind="command",
-                    id=row["pk"],
-                    process=row["process"],
-                    key=row["key"],
-                    name=row["name"],
-                    version=row["version"],
-                    waits=isinstance(error, UnknownMessage),
-                    text=_told(error, row["name"], row["process"], row["payload"]),
-                )
+            if row["kind"] == "command" and (not process or row["process"] == process):
+                found = OutboxCommand(**{name: row[name] for name in (*columns, "pk")})
+                yield from _command(found)
         looked_at(len(portion))
+
+
+def _command(row: OutboxCommand) -> Iterator[Unreadable]:
+    yield from _tried(
+        lambda: _decode(row.name, row.payload, row.version),
+        Tried("command", row.pk, row.process, row.key, row.name, row.version),
+        row.payload,
+    )
 
 
 def _decode(name: str, payload: str, version: int) -> None:
@@ -219,9 +194,29 @@ def _decode(name: str, payload: str, version: int) -> None:
     declared.decode(payload, version)
 
 
-def _told(
-    error: Exception, name: str, process: str, payload: str = "", *, kind: str = "", state: str = ""
-) -> str:
-    hide = redaction.hider(name, process, payload, kind=kind, state=state)
-    words = text_of(error, hide)
-    return words if isinstance(error, UnknownMessage) else f"{name_of(error)}: {words}"
+# -- one row ----------------------------------------------------------------------------------------
+
+
+class Tried(NamedTuple):
+    """The row that is tried, as :class:`Unreadable` names it."""
+
+    kind: str
+    id: int
+    process: str
+    key: str
+    name: str
+    version: int = 1
+
+
+def _tried(
+    read: Callable[[], object], row: Tried, payload: str = "", *, of: str = "", state: str = ""
+) -> Iterator[Unreadable]:
+    """Nothing, or what reading a row came to. of: the kind of message whose payload it is."""
+    try:
+        read()
+    except Exception as error:  # noqa: BLE001 -- upcasts, upgrades and validators are the project's
+        waits = isinstance(error, UnknownMessage)
+        hide = redaction.hider(row.name, row.process, payload, kind=of, state=state)
+        words = text_of(error, hide)
+        text = words if waits else f"{name_of(error)}: {words}"
+        yield Unreadable(**row._asdict(), waits=waits, text=text)

@@ -18,7 +18,7 @@ from pm_celery.conf import get_settings
 from pm_celery.definitions import ProcessDefinition
 from pm_celery.durations import Duration
 from pm_celery.keys import correlation_key
-from pm_celery.messages import MessageType, message_type
+from pm_celery.messages import Kind, message_type
 from pm_celery.models import DeadLetter, InboxMessage, Instance, OutboxCommand, Timer, Transition
 from pm_celery.process import ProcessManager
 from pm_celery.testing.driving import MOST_ROUNDS, Time, drain
@@ -116,7 +116,8 @@ class ProcessManagers:
     def state(self, process: type[P], key: object) -> P:
         """The state of an instance, as its handlers see it. Raises ``LookupError``."""
         definition = _definition(process)
-        loaded: P = definition.load(self.instance(process, key).state)  # type: ignore[assignment]
+        row = self.instance(process, key)
+        loaded: P = definition.load(row.state, row.state_version)  # type: ignore[assignment]
         return loaded
 
     def transitions(self, process: type[ProcessManager] | str, key: object) -> list[Transition]:
@@ -160,12 +161,9 @@ class ProcessManagers:
         status (``"pending"``: delayed or backing off; ``"dispatched"``: about to run; ``"done"``; ``"dead"``;
         ``"cancelled"``). Celery signatures come as signatures.
         """
-        rows = OutboxCommand.objects.using(_alias()).order_by("pk")
-        if of is not None:
-            rows = rows.filter(name=message_type(of, "command").name)
-        if status is not None:
-            rows = rows.filter(status=status)
-        return [_command(row) for row in rows.filter(**_of_instance(process, key))]
+        chosen = _chosen(of, "command", status, process, key)
+        rows = OutboxCommand.objects.using(_alias()).filter(**chosen)
+        return [_command(row) for row in rows.order_by("pk")]
 
     @overload
     def events(
@@ -199,13 +197,10 @@ class ProcessManagers:
         status: what became of it: ``"handled"``, ``"skipped"``, ``"unmatched"``, ``"waiting"``, ``"parked"``,
         ``"pending"`` or ``"dead"``.
         """
-        rows = InboxMessage.objects.using(_alias()).filter(kind="event").order_by("pk")
-        if of is not None:
-            rows = rows.filter(name=message_type(of, "event").name)
-        if status is not None:
-            rows = rows.filter(status=status)
-        found = {row.message_id: row for row in rows.filter(**_of_instance(process, key))}
-        return [_declared(row.name).decode(row.payload) for row in found.values()]
+        chosen = _chosen(of, "event", status, process, key)
+        rows = InboxMessage.objects.using(_alias()).filter(kind="event", **chosen)
+        found = {row.message_id: row for row in rows.order_by("pk")}
+        return [_decoded(row) for row in found.values()]
 
     def became_of(self, event_id: str) -> dict[str, str]:
         """What became of an event, by the name of each process and policy that hears it."""
@@ -262,16 +257,31 @@ def _of_instance(process: type[ProcessManager] | str | None, key: object) -> dic
     return chosen if key is None else {**chosen, "key": correlation_key(key)}
 
 
-def _declared(name: str) -> MessageType:
-    declared = registry.messages.get(name)
+def _chosen(
+    of: type | None,
+    kind: Kind,
+    status: str | None,
+    process: type[ProcessManager] | str | None,
+    key: object,
+) -> dict[str, str]:
+    chosen = _of_instance(process, key)
+    if of is not None:
+        chosen["name"] = message_type(of, kind).name
+    if status is not None:
+        chosen["status"] = status
+    return chosen
+
+
+def _decoded(row: InboxMessage | OutboxCommand) -> Any:
+    declared = registry.messages.get(row.name)
     if declared is None:
-        raise LookupError(f"{name} is not declared, so its payload cannot be read.")
-    return declared
+        raise LookupError(f"{row.name} is not declared, so its payload cannot be read.")
+    return declared.decode(row.payload, row.version)
 
 
 def _command(row: OutboxCommand) -> Any:
     if row.kind == "command":
-        return _declared(row.name).decode(row.payload)
+        return _decoded(row)
     stored = kombu_json.loads(row.payload)
     arguments = tuple(stored.get("args", ()))
     return Signature(stored["task"], arguments, stored.get("kwargs"), stored.get("options"))

@@ -208,8 +208,10 @@ def senders() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for path in (ROOT / "pm_celery").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".send_robust"):
-                signal = ast.unparse(node.func).split(".")[-2]
+            if not isinstance(node, ast.Call):
+                continue
+            *_, signal, verb = ["", *ast.unparse(node.func).split(".")]
+            if verb in ("send_robust", "send_on_commit") and signal in signals.__all__:
                 by = next(key.value for key in node.keywords if key.arg == "sender")
                 found.setdefault(signal, set()).add(ast.unparse(by))
     return found
